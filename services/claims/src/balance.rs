@@ -10,9 +10,9 @@ use std::collections::HashMap;
 
 use time::OffsetDateTime;
 
-/// What was asked for one activity.
+/// What was claimed for one activity.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct ClaimedActivity {
     /// The activity.
     pub activity_id: String,
     /// Minor units.
@@ -54,15 +54,15 @@ pub enum Status {
 pub struct Activity {
     /// The activity.
     pub activity_id: String,
-    /// What was asked for.
+    /// What was claimed for.
     pub net: i64,
     /// The sum of the payments, at most `net`.
     pub paid: i64,
     /// What of `paid` is taken back and not paid again.
     pub taken_back: i64,
-    /// Payments less takebacks beyond `net`.
+    /// Payments less takebacks excess_over `net`.
     pub surplus: i64,
-    /// Takebacks beyond the payments.
+    /// Takebacks excess_over the payments.
     pub excess: i64,
     /// Of the latest line by settlement date; empty if that has none.
     pub denial_code: String,
@@ -79,22 +79,25 @@ pub struct Balance {
     pub paid: i64,
     /// The sum of what counts as taken back.
     pub taken_back: i64,
-    /// What was paid beyond the net, and counts for nothing.
+    /// What was paid excess_over the net, and counts for nothing.
     pub surplus: i64,
-    /// What was taken back beyond the payments, and counts for nothing until they come.
+    /// What was taken back excess_over the payments, and counts for nothing until they come.
     pub excess: i64,
     /// What it comes to.
     pub status: Status,
 }
 
 impl Balance {
-    /// Derives the balance of the claim that asked for `asked` from `lines`, in the order they were booked.
-    pub fn of(asked: &[Asked], lines: &[Line]) -> Balance {
-        let mut tallies = Tallies::of(asked);
+    /// Derives the balance of the claim that claimed for `claimed` from `lines`, in the order they were booked.
+    pub fn new(claimed: &[ClaimedActivity], lines: &[Line]) -> Balance {
+        let mut tallies = Tallies::new(claimed);
         for line in lines {
             tallies.add(line);
         }
-        let activities: Vec<Activity> = asked.iter().map(|asked| tallies.activity(asked)).collect();
+        let activities: Vec<Activity> = claimed
+            .iter()
+            .map(|activity| tallies.activity(activity))
+            .collect();
         let sum = |part: fn(&Activity) -> i64| activities.iter().map(part).fold(0, i64::saturating_add);
         let (net, paid, taken_back) = (sum(|a| a.net), sum(|a| a.paid), sum(|a| a.taken_back));
         let (surplus, excess) = (sum(|a| a.surplus), sum(|a| a.excess));
@@ -120,15 +123,15 @@ impl Balance {
 pub struct Change {
     /// What is added to `paid` less `taken_back`.
     pub amount: i64,
-    /// What a takeback takes beyond what is paid up to now; 0 for others.
+    /// What a takeback takes excess_over what is paid up to now; 0 for others.
     pub excess: i64,
-    /// What a payment leaves paid beyond the net; 0 for others.
+    /// What a payment leaves paid excess_over the net; 0 for others.
     pub surplus: i64,
 }
 
 /// What each of `new` changes, one after the other, once `booked` is booked.
-pub fn changes(asked: &[Asked], booked: &[Line], new: &[Line]) -> Vec<Change> {
-    let mut tallies = Tallies::of(asked);
+pub fn changes(claimed: &[ClaimedActivity], booked: &[Line], new: &[Line]) -> Vec<Change> {
+    let mut tallies = Tallies::new(claimed);
     for line in booked {
         tallies.add(line);
     }
@@ -147,20 +150,20 @@ struct Tally<'a> {
 }
 
 impl<'a> Tallies<'a> {
-    fn of(asked: &'a [Asked]) -> Tallies<'a> {
-        let tally = |asked: &'a Asked| {
+    fn new(claimed: &'a [ClaimedActivity]) -> Tallies<'a> {
+        let tally = |claimed: &'a ClaimedActivity| {
             (
-                asked.activity_id.as_str(),
+                claimed.activity_id.as_str(),
                 Tally {
-                    net: asked.net,
+                    net: claimed.net,
                     ..Tally::default()
                 },
             )
         };
-        Tallies(asked.iter().map(tally).collect())
+        Tallies(claimed.iter().map(tally).collect())
     }
 
-    /// A line of an activity that was not asked for changes nothing.
+    /// A line of an activity that was not claimed for changes nothing.
     fn add(&mut self, line: &'a Line) -> Change {
         let Some(tally) = self.0.get_mut(line.activity_id.as_str()) else {
             return Change::default();
@@ -176,15 +179,15 @@ impl<'a> Tallies<'a> {
         }
     }
 
-    fn activity(&self, asked: &Asked) -> Activity {
+    fn activity(&self, claimed: &ClaimedActivity) -> Activity {
         let none = Tally {
-            net: asked.net,
+            net: claimed.net,
             ..Tally::default()
         };
-        let tally = self.0.get(asked.activity_id.as_str()).unwrap_or(&none);
+        let tally = self.0.get(claimed.activity_id.as_str()).unwrap_or(&none);
         Activity {
-            activity_id: asked.activity_id.clone(),
-            net: asked.net,
+            activity_id: claimed.activity_id.clone(),
+            net: claimed.net,
             paid: tally.paid(),
             taken_back: tally.taken_back(),
             surplus: tally.surplus(),
@@ -193,18 +196,18 @@ impl<'a> Tallies<'a> {
                 .latest
                 .map(|line| line.denial_code.clone())
                 .unwrap_or_default(),
-            status: status(asked.net, tally.paid(), tally.taken_back(), tally.latest),
+            status: status(claimed.net, tally.paid(), tally.taken_back(), tally.latest),
         }
     }
 }
 
 impl Tally<'_> {
     fn paid(&self) -> i64 {
-        at_most(self.positive, self.net)
+        capped(self.positive, self.net)
     }
 
     fn net_paid(&self) -> i64 {
-        at_most((self.positive - self.negative).max(0), self.net)
+        capped((self.positive - self.negative).max(0), self.net)
     }
 
     fn taken_back(&self) -> i64 {
@@ -212,20 +215,20 @@ impl Tally<'_> {
     }
 
     fn surplus(&self) -> i64 {
-        beyond(self.positive - self.negative, self.net)
+        excess_over(self.positive - self.negative, self.net)
     }
 
     fn excess(&self) -> i64 {
-        beyond(self.negative - self.positive, 0)
+        excess_over(self.negative - self.positive, 0)
     }
 }
 
-fn beyond(amount: i128, bound: i64) -> i64 {
-    let beyond = (amount - i128::from(bound)).max(0);
-    i64::try_from(beyond).unwrap_or(i64::MAX)
+fn excess_over(amount: i128, bound: i64) -> i64 {
+    let excess_over = (amount - i128::from(bound)).max(0);
+    i64::try_from(excess_over).unwrap_or(i64::MAX)
 }
 
-fn at_most(amount: i128, bound: i64) -> i64 {
+fn capped(amount: i128, bound: i64) -> i64 {
     i64::try_from(amount).map_or(bound, |amount| amount.min(bound))
 }
 

@@ -11,11 +11,11 @@ mod resubmission;
 use proto::claims::v1::ClaimDetails;
 
 pub use remittance::{claim_faults, line_faults};
-pub use resubmission::{Filed, resubmission};
+pub use resubmission::{SubmittedClaim, check_resubmission};
 
 /// The largest amount in fils that a claim or a remittance may name, a hundred billion dirham: sums over any file stay
 /// within 64 bits.
-pub(crate) const LARGEST_AMOUNT: i64 = 10_000_000_000_000;
+pub(crate) const MAX_AMOUNT: i64 = 10_000_000_000_000;
 
 /// A broken rule, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Violation {
 
 /// Every rule that a claim's details break by themselves, whatever was filed before. Field paths are relative to the
 /// details.
-pub fn submission(details: &ClaimDetails) -> Vec<Violation> {
+pub fn check_submission(details: &ClaimDetails) -> Vec<Violation> {
     let mut found = Vec::new();
     amounts::check(details, &mut found);
     emirates_id::check(details, &mut found);

@@ -1,10 +1,10 @@
 //! All SQL on the claims schema. Everything takes a connection: the use case owns the transaction.
 
 pub mod drafts;
-pub mod filings;
 pub mod parked;
 pub mod remittances;
 pub mod sandbox;
+pub mod submissions;
 pub mod withdrawals;
 
 use prost::Message;
@@ -39,9 +39,9 @@ pub struct Record {
     /// When the post office first took it.
     pub submitted_at: Option<OffsetDateTime>,
     /// Counts the leases; a late holder of an older one is refused.
-    pub filing_epoch: i64,
+    pub lease_epoch: i64,
     /// Whether somebody hands it to the post office at this moment.
-    pub filing: bool,
+    pub is_submitting: bool,
     /// When it was made.
     pub created_at: OffsetDateTime,
     /// When it last changed.
@@ -77,7 +77,7 @@ pub struct Resubmission {
 }
 
 /// The claim of this number; of several the one that stands, else the newest that was withdrawn.
-pub async fn id_of_number(
+pub async fn find_id(
     conn: &mut PgConnection,
     facility: &str,
     provider_id: &str,
@@ -109,7 +109,7 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Record>, s
 }
 
 /// Reads claims, newest first.
-pub async fn read(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Record>, sqlx::Error> {
+pub async fn list(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Record>, sqlx::Error> {
     let rows = sqlx::query_as!(
         Row,
         r#"select id, order_id, details, state, cycle, id_payer, remitter_id, rejection, version, submitted_at, filing_epoch,
@@ -123,7 +123,7 @@ pub async fn read(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Record>, 
 }
 
 /// The newest claims after `after` that match, at most `limit`.
-pub async fn list(
+pub async fn list_ids(
     conn: &mut PgConnection,
     facility: &str,
     filter: &Filter,
@@ -147,7 +147,7 @@ pub async fn list(
 }
 
 /// The resubmissions of these claims, oldest first.
-pub async fn resubmissions(
+pub async fn list_resubmissions(
     conn: &mut PgConnection,
     claims: &[Uuid],
     max_attachment_bytes: i64,
@@ -167,7 +167,7 @@ pub async fn resubmissions(
 }
 
 /// The attachment of the resubmission that opened this cycle; `None` without such a resubmission.
-pub async fn attachment(
+pub async fn find_attachment(
     conn: &mut PgConnection,
     claim: Uuid,
     cycle: i32,
@@ -213,8 +213,8 @@ impl TryFrom<Row> for Record {
             rejection: row.rejection,
             version: row.version,
             submitted_at: row.submitted_at,
-            filing_epoch: row.filing_epoch,
-            filing: row.filing,
+            lease_epoch: row.filing_epoch,
+            is_submitting: row.filing,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })

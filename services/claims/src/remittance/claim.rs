@@ -4,7 +4,7 @@ use eclaimlink::{Element, Fields, Header};
 use money::{Currency, Decimal, Money};
 
 use super::{Claim, Fault, Line};
-use crate::rules::LARGEST_AMOUNT;
+use crate::rules::MAX_AMOUNT;
 
 /// The most activities that a claim may have, as in the contract.
 const ACTIVITIES: usize = 1_000;
@@ -121,7 +121,7 @@ fn optional_amount(fields: &mut Fields<'_>, name: &str) -> Option<i64> {
 
 fn fils(fields: &mut Fields<'_>, name: &str, text: &str) -> Option<i64> {
     match Money::parse(text, Currency::AED) {
-        Ok(amount) if amount.minor().abs() <= LARGEST_AMOUNT => Some(amount.minor()),
+        Ok(amount) if amount.minor().abs() <= MAX_AMOUNT => Some(amount.minor()),
         Ok(_) => {
             fields.invalid(name, "is too large");
             None

@@ -3,7 +3,7 @@
 use money::{Currency, Money};
 use proto::{claims::v1::ClaimDetails, google::r#type::Money as Wire};
 
-use super::{LARGEST_AMOUNT, Violation};
+use super::{MAX_AMOUNT, Violation};
 
 /// What the net may differ from the sum of its activities: a fils, for rounding.
 const TOLERANCE: u64 = 1;
@@ -54,11 +54,9 @@ fn amount(field: &str, wire: Option<&Wire>, found: &mut Vec<Violation>) -> Optio
             format!("eClaimLink takes AED, not {}", money.currency()),
         ),
         Some(Ok(money)) if money.is_negative() => Violation::new("AMOUNT_INVALID", field, "is negative"),
-        Some(Ok(money)) if money.minor() > LARGEST_AMOUNT => Violation::new(
-            "AMOUNT_INVALID",
-            field,
-            format!("is above {}", aed(LARGEST_AMOUNT)),
-        ),
+        Some(Ok(money)) if money.minor() > MAX_AMOUNT => {
+            Violation::new("AMOUNT_INVALID", field, format!("is above {}", aed(MAX_AMOUNT)))
+        }
         Some(Ok(money)) => return Some(money.minor()),
     };
     found.push(fault);

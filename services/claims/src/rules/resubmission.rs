@@ -9,9 +9,9 @@ use proto::{
 
 use super::Violation;
 
-/// What is known of the claim that is filed again.
+/// What is known of the claim that is submitted again.
 #[derive(Clone, Copy, Debug)]
-pub struct Filed<'a> {
+pub struct SubmittedClaim<'a> {
     /// As it was last submitted.
     pub details: &'a ClaimDetails,
     /// Whether a remittance has spoken of it.
@@ -20,17 +20,17 @@ pub struct Filed<'a> {
 
 /// Every rule that filing a claim again breaks, beside those of the details themselves. Field paths are relative to
 /// the request.
-pub fn resubmission(
-    filed: Filed<'_>,
-    why: &Resubmission,
+pub fn check_resubmission(
+    submitted: SubmittedClaim<'_>,
+    resubmission: &Resubmission,
     corrected: Option<&ClaimDetails>,
 ) -> Vec<Violation> {
     let mut found = Vec::new();
-    let answers_a_remittance = matches!(
-        why.r#type(),
+    let answers_remittance = matches!(
+        resubmission.r#type(),
         ResubmissionType::Correction | ResubmissionType::InternalComplaint
     );
-    if answers_a_remittance && !filed.remitted {
+    if answers_remittance && !submitted.remitted {
         let message = "a correction or a complaint needs an earlier remittance";
         found.push(Violation::new(
             "NO_EARLIER_REMITTANCE",
@@ -39,17 +39,21 @@ pub fn resubmission(
         ));
     }
     if let Some(corrected) = corrected {
-        number(filed.details, corrected, &mut found);
-        activity_ids(filed.details, corrected, &mut found);
-        nets(filed.details, corrected, &mut found);
+        number(submitted.details, corrected, &mut found);
+        activity_ids(submitted.details, corrected, &mut found);
+        nets(submitted.details, corrected, &mut found);
     }
     found
 }
 
-fn number(filed: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
+fn number(submitted: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
     for (field, was, is) in [
-        ("details.claim_id", &filed.claim_id, &corrected.claim_id),
-        ("details.provider_id", &filed.provider_id, &corrected.provider_id),
+        ("details.claim_id", &submitted.claim_id, &corrected.claim_id),
+        (
+            "details.provider_id",
+            &submitted.provider_id,
+            &corrected.provider_id,
+        ),
     ] {
         if was != is {
             let message = format!("must stay {was:?}: another number is another claim");
@@ -58,14 +62,14 @@ fn number(filed: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violat
     }
 }
 
-fn activity_ids(filed: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
+fn activity_ids(submitted: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
     let missing = |from: &ClaimDetails, in_: &ClaimDetails| -> Vec<String> {
         let ids = from.activities.iter().map(|activity| &activity.id);
         ids.filter(|id| !in_.activities.iter().any(|activity| activity.id == **id))
             .cloned()
             .collect()
     };
-    let (gone, new) = (missing(filed, corrected), missing(corrected, filed));
+    let (gone, new) = (missing(submitted, corrected), missing(corrected, submitted));
     if !gone.is_empty() || !new.is_empty() {
         let message = format!(
             "the activities must stay; gone: {}; new: {}",
@@ -89,15 +93,15 @@ fn list(ids: &[String]) -> String {
 }
 
 /// The order's split and its ledger entries stand on these amounts.
-fn nets(filed: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
+fn nets(submitted: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
     const MESSAGE: &str = "must stay what it was: the order was charged by it";
     let changed = |was: Option<&Money>, is: Option<&Money>| {
         was.map(|was| (was.units, was.nanos)) != is.map(|is| (is.units, is.nanos))
     };
-    if changed(filed.net.as_ref(), corrected.net.as_ref()) {
+    if changed(submitted.net.as_ref(), corrected.net.as_ref()) {
         found.push(Violation::new("NET_CHANGED", "details.net", MESSAGE));
     }
-    let was: HashMap<&str, Option<&Money>> = filed
+    let was: HashMap<&str, Option<&Money>> = submitted
         .activities
         .iter()
         .map(|activity| (activity.id.as_str(), activity.net.as_ref()))

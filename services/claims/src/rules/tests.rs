@@ -75,7 +75,7 @@ fn good() -> ClaimDetails {
 fn broken(change: impl FnOnce(&mut ClaimDetails)) -> Vec<(&'static str, String)> {
     let mut details = good();
     change(&mut details);
-    submission(&details)
+    check_submission(&details)
         .into_iter()
         .map(|violation| (violation.rule, violation.field))
         .collect()
@@ -256,7 +256,7 @@ fn the_emirates_id_has_its_check_digit() {
 }
 
 #[test]
-fn all_violations_are_told_together() {
+fn all_violations_are_reported_together() {
     let found = broken(|d| {
         d.gross = aed(1);
         d.diagnoses.clear();
@@ -275,7 +275,7 @@ fn all_violations_are_told_together() {
     );
 }
 
-fn why(kind: ResubmissionType) -> Resubmission {
+fn reason(kind: ResubmissionType) -> Resubmission {
     Resubmission {
         r#type: kind.into(),
         comment: "again".to_owned(),
@@ -287,11 +287,11 @@ fn why(kind: ResubmissionType) -> Resubmission {
 fn broken_again(change: impl FnOnce(&mut ClaimDetails)) -> Vec<(&'static str, String)> {
     let (details, mut corrected) = (good(), good());
     change(&mut corrected);
-    let filed = Filed {
+    let submitted = SubmittedClaim {
         details: &details,
         remitted: true,
     };
-    resubmission(filed, &why(ResubmissionType::Correction), Some(&corrected))
+    check_resubmission(submitted, &reason(ResubmissionType::Correction), Some(&corrected))
         .into_iter()
         .map(|violation| (violation.rule, violation.field))
         .collect()
@@ -300,7 +300,7 @@ fn broken_again(change: impl FnOnce(&mut ClaimDetails)) -> Vec<(&'static str, St
 #[test]
 fn correction_and_complaint_need_an_earlier_remittance() {
     let details = good();
-    let filed = Filed {
+    let submitted = SubmittedClaim {
         details: &details,
         remitted: false,
     };
@@ -310,7 +310,7 @@ fn correction_and_complaint_need_an_earlier_remittance() {
         (ResubmissionType::Legacy, 0),
         (ResubmissionType::Reconciliation, 0),
     ] {
-        let found = resubmission(filed, &why(kind), None);
+        let found = check_resubmission(submitted, &reason(kind), None);
         assert_eq!(found.len(), expected, "{kind:?}");
         assert!(
             found
@@ -318,12 +318,12 @@ fn correction_and_complaint_need_an_earlier_remittance() {
                 .all(|violation| violation.rule == "NO_EARLIER_REMITTANCE")
         );
     }
-    let remitted = Filed {
+    let remitted = SubmittedClaim {
         remitted: true,
-        ..filed
+        ..submitted
     };
     assert_eq!(
-        resubmission(remitted, &why(ResubmissionType::Correction), None),
+        check_resubmission(remitted, &reason(ResubmissionType::Correction), None),
         []
     );
 }

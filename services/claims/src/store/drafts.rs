@@ -20,7 +20,7 @@ pub struct Draft<'a> {
 
 /// Why a draft cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum Conflict {
     /// The order's claim was withdrawn before it arrived.
     OrderWithdrawn,
     /// The order has a claim.
@@ -48,7 +48,10 @@ pub async fn lock_orders(conn: &mut PgConnection, order_ids: &[Uuid]) -> Result<
 }
 
 /// Remembers why the claims of these orders were withdrawn before they arrived.
-pub async fn bury(conn: &mut PgConnection, orders: &[(&Facility, Uuid, &str)]) -> Result<(), sqlx::Error> {
+pub async fn insert_tombstones(
+    conn: &mut PgConnection,
+    orders: &[(&Facility, Uuid, &str)],
+) -> Result<(), sqlx::Error> {
     let facilities: Vec<_> = orders.iter().map(|(facility, ..)| facility.as_str()).collect();
     let ids: Vec<_> = orders.iter().map(|(_, id, _)| *id).collect();
     let reasons: Vec<_> = orders.iter().map(|(.., reason)| *reason).collect();
@@ -66,7 +69,7 @@ pub async fn bury(conn: &mut PgConnection, orders: &[(&Facility, Uuid, &str)]) -
     Ok(())
 }
 
-/// Writes validated drafts; the orders are locked. Answers the claims that were written: [`obstacles`] says what was in the
+/// Writes validated drafts; the orders are locked. Answers the claims that were written: [`list_conflicts`] says what was in the
 /// way of the others.
 pub async fn insert(conn: &mut PgConnection, drafts: &[Draft<'_>]) -> Result<HashSet<Uuid>, sqlx::Error> {
     fn column<'a, T>(drafts: &[Draft<'a>], value: impl Fn(&'a Record) -> T) -> Vec<T> {
@@ -104,10 +107,10 @@ pub async fn insert(conn: &mut PgConnection, drafts: &[Draft<'_>]) -> Result<Has
 }
 
 /// What is in the way of these drafts, in their order.
-pub async fn obstacles(
+pub async fn list_conflicts(
     conn: &mut PgConnection,
     drafts: &[Draft<'_>],
-) -> Result<Vec<Option<Obstacle>>, sqlx::Error> {
+) -> Result<Vec<Option<Conflict>>, sqlx::Error> {
     let facilities: Vec<_> = drafts.iter().map(|draft| draft.facility.as_str()).collect();
     let orders: Vec<_> = drafts.iter().map(|draft| draft.record.order_id).collect();
     let details = || drafts.iter().map(|draft| &draft.record.details);
@@ -133,16 +136,16 @@ pub async fn obstacles(
     )
     .fetch_all(conn)
     .await?;
-    let obstacle = |row: &Row| {
+    let conflict = |row: &Row| {
         [
-            (row.is_withdrawn, Obstacle::OrderWithdrawn),
-            (row.is_billed, Obstacle::OrderBilled),
-            (row.is_taken, Obstacle::NumberTaken),
+            (row.is_withdrawn, Conflict::OrderWithdrawn),
+            (row.is_billed, Conflict::OrderBilled),
+            (row.is_taken, Conflict::NumberTaken),
         ]
         .into_iter()
-        .find_map(|(is_there, obstacle)| is_there.then_some(obstacle))
+        .find_map(|(is_there, conflict)| is_there.then_some(conflict))
     };
-    Ok(rows.iter().map(obstacle).collect())
+    Ok(rows.iter().map(conflict).collect())
 }
 
 struct Row {

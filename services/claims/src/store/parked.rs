@@ -46,7 +46,7 @@ pub struct ParkedLine {
 
 /// The number by which a parked line finds its claim.
 #[derive(Clone, Copy, Debug)]
-pub struct Number<'a> {
+pub struct ClaimNumber<'a> {
     /// The provider's licence.
     pub provider_id: &'a str,
     /// The facility's number.
@@ -67,7 +67,7 @@ pub struct Filter {
 /// claims' rows.
 pub async fn lock_numbers(
     conn: &mut PgConnection,
-    numbers: &[(&Facility, Number<'_>)],
+    numbers: &[(&Facility, ClaimNumber<'_>)],
 ) -> Result<(), sqlx::Error> {
     let facilities: Vec<_> = numbers.iter().map(|(facility, _)| facility.as_str()).collect();
     let providers: Vec<_> = numbers.iter().map(|(_, number)| number.provider_id).collect();
@@ -90,15 +90,15 @@ pub async fn lock_numbers(
 }
 
 /// Parks lines of one claim in one file, all for the same reason.
-pub async fn park(
+pub async fn insert(
     conn: &mut PgConnection,
     facility: &str,
-    number: Number<'_>,
+    number: ClaimNumber<'_>,
     id_payer: &str,
     advice: Advice<'_>,
     (reason, lines): (&str, &[NewLine]),
 ) -> Result<(), sqlx::Error> {
-    let columns = Columns::of(lines);
+    let columns = Columns::new(lines);
     sqlx::query!(
         "with line as (
              select * from unnest($11::int[], $12::text[], $13::bigint[], $14::text[]) with ordinality
@@ -134,10 +134,10 @@ pub async fn park(
 }
 
 /// The lines of this number that are not booked and not discarded, oldest first.
-pub async fn of_number(
+pub async fn list_by_number(
     conn: &mut PgConnection,
     facility: &str,
-    number: Number<'_>,
+    number: ClaimNumber<'_>,
 ) -> Result<Vec<ParkedLine>, sqlx::Error> {
     sqlx::query_as!(
         ParkedLine,
@@ -212,8 +212,8 @@ pub async fn list(
 }
 
 /// Takes lines out of waiting, because they are booked. Answers how many there were.
-pub async fn take(conn: &mut PgConnection, ids: &[i64]) -> Result<u64, sqlx::Error> {
-    let taken = sqlx::query_scalar!(
+pub async fn delete(conn: &mut PgConnection, ids: &[i64]) -> Result<u64, sqlx::Error> {
+    let deleted = sqlx::query_scalar!(
         r#"with early as (
                delete from claims.parked_line where id = any($1) and discarded_at is null returning 1
            ), held as (
@@ -224,20 +224,20 @@ pub async fn take(conn: &mut PgConnection, ids: &[i64]) -> Result<u64, sqlx::Err
     )
     .fetch_one(conn)
     .await?;
-    Ok(taken.unsigned_abs())
+    Ok(deleted.unsigned_abs())
 }
 
 /// Lets lines that wait for their claim wait for somebody's decision instead, for this reason.
 pub async fn hold(conn: &mut PgConnection, ids: &[i64], reason: &str) -> Result<(), sqlx::Error> {
-    withdraw(conn, ids, reason, None).await?;
+    move_to_held(conn, ids, reason, None).await?;
     Ok(())
 }
 
 /// Ends a line's waiting without booking it. Answers how many there were.
 pub async fn discard(conn: &mut PgConnection, id: i64, reason: &str) -> Result<u64, sqlx::Error> {
-    let withdrawn = withdraw(conn, &[id], "EARLY", Some(reason)).await?;
-    if withdrawn > 0 {
-        return Ok(withdrawn);
+    let moved = move_to_held(conn, &[id], "EARLY", Some(reason)).await?;
+    if moved > 0 {
+        return Ok(moved);
     }
     let discarded = sqlx::query!(
         "update claims.held_line set discarded_at = now(), discard_reason = $2
@@ -251,13 +251,13 @@ pub async fn discard(conn: &mut PgConnection, id: i64, reason: &str) -> Result<u
 }
 
 /// Moves parked lines to where the version before does not see them.
-async fn withdraw(
+async fn move_to_held(
     conn: &mut PgConnection,
     ids: &[i64],
     reason: &str,
     discarded: Option<&str>,
 ) -> Result<u64, sqlx::Error> {
-    let withdrawn = sqlx::query!(
+    let moved = sqlx::query!(
         "with moved as (
              delete from claims.parked_line where id = any($1) and discarded_at is null returning *
          )
@@ -275,5 +275,5 @@ async fn withdraw(
     )
     .execute(conn)
     .await?;
-    Ok(withdrawn.rows_affected())
+    Ok(moved.rows_affected())
 }

@@ -85,7 +85,7 @@ pub struct NewFile<'a> {
 }
 
 /// The lines booked on these claims, oldest first.
-pub async fn lines(conn: &mut PgConnection, claims: &[Uuid]) -> Result<Vec<BookedLine>, sqlx::Error> {
+pub async fn list_lines(conn: &mut PgConnection, claims: &[Uuid]) -> Result<Vec<BookedLine>, sqlx::Error> {
     sqlx::query_as!(
         BookedLine,
         "select l.claim, l.activity_id, l.payment, l.denial_code, l.payment_reference, l.settled_at, l.sender_id,
@@ -99,14 +99,14 @@ pub async fn lines(conn: &mut PgConnection, claims: &[Uuid]) -> Result<Vec<Booke
 }
 
 /// Books lines on a claim.
-pub async fn book(
+pub async fn insert_lines(
     conn: &mut PgConnection,
     facility: &str,
     claim: Uuid,
     advice: Advice<'_>,
     lines: &[NewLine],
 ) -> Result<(), sqlx::Error> {
-    let columns = Columns::of(lines);
+    let columns = Columns::new(lines);
     sqlx::query!(
         "insert into claims.remittance_line (facility, claim, file, ordinal, payment_reference, settled_at, sender_id,
              currency, line, activity_id, payment, denial_code)
@@ -132,7 +132,7 @@ pub async fn book(
 }
 
 /// Counts a claim's change by a remittance, and keeps the payer's number and who sends the claim's remittances.
-pub async fn touch(conn: &mut PgConnection, record: &Record) -> Result<(), sqlx::Error> {
+pub async fn update_claim(conn: &mut PgConnection, record: &Record) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update claims.claim set id_payer = $2, remitter_id = $3, version = $4, updated_at = now() where id = $1",
         record.id,
@@ -162,7 +162,7 @@ pub async fn is_failed(
 }
 
 /// Finds or makes the row of a file and locks it until the transaction ends.
-pub async fn open_file(conn: &mut PgConnection, new: NewFile<'_>) -> Result<FileRow, sqlx::Error> {
+pub async fn find_or_insert_file(conn: &mut PgConnection, new: NewFile<'_>) -> Result<FileRow, sqlx::Error> {
     // The update changes nothing: it is what locks a row that is there already.
     sqlx::query_as!(
         FileRow,
@@ -180,7 +180,7 @@ pub async fn open_file(conn: &mut PgConnection, new: NewFile<'_>) -> Result<File
 }
 
 /// Counts an event of the file; a file that has not been ingested is failed.
-pub async fn touch_file(conn: &mut PgConnection, id: Uuid, version: i64) -> Result<(), sqlx::Error> {
+pub async fn update_file_version(conn: &mut PgConnection, id: Uuid, version: i64) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update claims.remittance_file
          set version = $2, state = case when report is null then 'failed' else state end, updated_at = now()
@@ -194,7 +194,7 @@ pub async fn touch_file(conn: &mut PgConnection, id: Uuid, version: i64) -> Resu
 }
 
 /// Keeps the report of a file that was read to its end.
-pub async fn ingested(
+pub async fn mark_ingested(
     conn: &mut PgConnection,
     id: Uuid,
     version: i64,
@@ -213,14 +213,14 @@ pub async fn ingested(
 }
 
 /// Keeps what became of one claim of a file; false if that is known already.
-pub async fn keep_claim(
+pub async fn insert_claim_report(
     conn: &mut PgConnection,
     facility: &str,
     file: Uuid,
     ordinal: i32,
     report: &[u8],
 ) -> Result<bool, sqlx::Error> {
-    let kept = sqlx::query!(
+    let inserted = sqlx::query!(
         "insert into claims.remittance_claim (facility, file, ordinal, report) values ($1, $2, $3, $4)
          on conflict do nothing",
         facility,
@@ -230,11 +230,11 @@ pub async fn keep_claim(
     )
     .execute(conn)
     .await?;
-    Ok(kept.rows_affected() == 1)
+    Ok(inserted.rows_affected() == 1)
 }
 
 /// The claims of a file that are done, by their places.
-pub async fn done(conn: &mut PgConnection, file: Uuid) -> Result<Vec<i32>, sqlx::Error> {
+pub async fn list_processed_claims(conn: &mut PgConnection, file: Uuid) -> Result<Vec<i32>, sqlx::Error> {
     sqlx::query_scalar!(
         "select ordinal from claims.remittance_claim where file = $1",
         file
@@ -244,7 +244,10 @@ pub async fn done(conn: &mut PgConnection, file: Uuid) -> Result<Vec<i32>, sqlx:
 }
 
 /// What became of the claims of a file, in its order, one after the other: all of them may be too much to hold.
-pub fn claim_reports(conn: &mut PgConnection, file: Uuid) -> BoxStream<'_, Result<Vec<u8>, sqlx::Error>> {
+pub fn stream_claim_reports(
+    conn: &mut PgConnection,
+    file: Uuid,
+) -> BoxStream<'_, Result<Vec<u8>, sqlx::Error>> {
     sqlx::query_scalar!(
         "select report from claims.remittance_claim where file = $1 order by ordinal",
         file
@@ -261,7 +264,7 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn of(lines: &'a [NewLine]) -> Columns<'a> {
+    pub(super) fn new(lines: &'a [NewLine]) -> Columns<'a> {
         Columns {
             line: lines.iter().map(|line| line.line).collect(),
             activity_id: lines.iter().map(|line| line.activity_id.as_str()).collect(),

@@ -14,12 +14,12 @@ pub struct Call<'a> {
     /// The submission.
     pub submission_id: Uuid,
     /// From this call on it is filed, once.
-    pub takes_from: i32,
+    pub accepted_from_call: i32,
 }
 
 /// What is known of a submission after a call.
 #[derive(Clone, Copy, Debug)]
-pub struct Counted {
+pub struct CallCount {
     /// The submission.
     pub submission_id: Uuid,
     /// Its calls, with this one.
@@ -29,15 +29,15 @@ pub struct Counted {
 }
 
 /// Counts calls, each for another submission.
-pub async fn count(
+pub async fn count_calls(
     conn: &mut PgConnection,
     calls: &[Call<'_>],
-) -> Result<HashMap<Uuid, Counted>, sqlx::Error> {
+) -> Result<HashMap<Uuid, CallCount>, sqlx::Error> {
     let facilities: Vec<_> = calls.iter().map(|call| call.facility.as_str()).collect();
     let submissions: Vec<_> = calls.iter().map(|call| call.submission_id).collect();
-    let takes_from: Vec<_> = calls.iter().map(|call| call.takes_from).collect();
+    let takes_from: Vec<_> = calls.iter().map(|call| call.accepted_from_call).collect();
     let counted = sqlx::query_as!(
-        Counted,
+        CallCount,
         r#"with call as (
                select * from unnest($1::text[], $2::uuid[], $3::int[]) as call (facility, submission_id, takes_from)
            )

@@ -8,7 +8,10 @@ use uuid::Uuid;
 use super::{Record, Row};
 
 /// Locks the claims of these orders, in the order of their identifiers.
-pub async fn lock(conn: &mut PgConnection, orders: &[(&Facility, Uuid)]) -> Result<Vec<Record>, sqlx::Error> {
+pub async fn lock_claims(
+    conn: &mut PgConnection,
+    orders: &[(&Facility, Uuid)],
+) -> Result<Vec<Record>, sqlx::Error> {
     let facilities: Vec<_> = orders.iter().map(|(facility, _)| facility.as_str()).collect();
     let ids: Vec<_> = orders.iter().map(|(_, id)| *id).collect();
     let rows = sqlx::query_as!(

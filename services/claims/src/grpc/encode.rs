@@ -9,9 +9,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    balance::{Asked, Balance, Line, Status},
+    balance::{self, Balance, Line, Status},
     claim::State,
-    matching::Hold,
+    grpc::decode::{claimed_activities, minor},
+    matching::HoldReason,
     store::{self, Record, parked::ParkedLine, remittances::BookedLine},
 };
 
@@ -19,9 +20,9 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachments {
     /// As they were sent, oldest first, as many as belong in an answer.
-    Shown,
+    Included,
     /// Empty.
-    LeftOut,
+    Omitted,
 }
 
 /// The attachments of one claim in an answer. With the claim itself they stay far below 4 MiB.
@@ -35,7 +36,7 @@ pub async fn claims(
 ) -> Result<Vec<wire::Claim>, sqlx::Error> {
     let ids: Vec<Uuid> = records.iter().map(|record| record.id).collect();
     let mut lines: HashMap<Uuid, Vec<BookedLine>> = HashMap::new();
-    for line in store::remittances::lines(conn, &ids).await? {
+    for line in store::remittances::list_lines(conn, &ids).await? {
         lines.entry(line.claim).or_default().push(line);
     }
     let resubmitted: Vec<Uuid> = records
@@ -47,22 +48,22 @@ pub async fn claims(
     let mut left_out: HashMap<Uuid, Vec<i32>> = HashMap::new();
     if !resubmitted.is_empty() {
         let max_bytes = match attachments {
-            Attachments::Shown => MAX_ATTACHMENT_BYTES,
-            Attachments::LeftOut => 0,
+            Attachments::Included => MAX_ATTACHMENT_BYTES,
+            Attachments::Omitted => 0,
         };
-        for again in store::resubmissions(conn, &resubmitted, max_bytes).await? {
-            if again.is_left_out {
-                left_out.entry(again.claim).or_default().push(again.cycle);
+        for stored in store::list_resubmissions(conn, &resubmitted, max_bytes).await? {
+            if stored.is_left_out {
+                left_out.entry(stored.claim).or_default().push(stored.cycle);
             }
-            let shown = wire::Resubmission {
-                r#type: again.kind,
-                comment: again.comment,
-                attachment: again.attachment,
+            let resubmission = wire::Resubmission {
+                r#type: stored.kind,
+                comment: stored.comment,
+                attachment: stored.attachment,
             };
-            resubmissions.entry(again.claim).or_default().push(shown);
+            resubmissions.entry(stored.claim).or_default().push(resubmission);
         }
     }
-    let show = |record: Record| {
+    let encode = |record: Record| {
         let id = record.id;
         let lines = lines.remove(&id).unwrap_or_default();
         wire::Claim {
@@ -71,19 +72,19 @@ pub async fn claims(
             ..claim(record, lines)
         }
     };
-    Ok(records.into_iter().map(show).collect())
+    Ok(records.into_iter().map(encode).collect())
 }
 
 /// Shows one claim with all that belongs to it.
-pub async fn whole(conn: &mut PgConnection, record: Record) -> Result<wire::Claim, sqlx::Error> {
-    let mut shown = claims(conn, vec![record], Attachments::Shown).await?;
-    shown.pop().ok_or(sqlx::Error::RowNotFound)
+pub async fn full_claim(conn: &mut PgConnection, record: Record) -> Result<wire::Claim, sqlx::Error> {
+    let mut encoded = claims(conn, vec![record], Attachments::Included).await?;
+    encoded.pop().ok_or(sqlx::Error::RowNotFound)
 }
 
 /// Shows a claim that was never resubmitted, with these lines.
 pub fn claim(record: Record, lines: Vec<BookedLine>) -> wire::Claim {
-    let asked = asked(&record.details);
-    let balance = Balance::of(&asked, &lines.iter().map(Line::from).collect::<Vec<_>>());
+    let claimed = claimed_activities(&record.details);
+    let balance = Balance::new(&claimed, &lines.iter().map(Line::from).collect::<Vec<_>>());
     let net = minor(record.details.net.as_ref());
     wire::Claim {
         id: record.id.to_string(),
@@ -111,18 +112,9 @@ pub fn claim(record: Record, lines: Vec<BookedLine>) -> wire::Claim {
     }
 }
 
-/// What the claim asks for, activity by activity.
-pub fn asked(details: &wire::ClaimDetails) -> Vec<Asked> {
-    let asked = |activity: &wire::Activity| Asked {
-        activity_id: activity.id.clone(),
-        net: minor(activity.net.as_ref()),
-    };
-    details.activities.iter().map(asked).collect()
-}
-
 /// The balances of the activities.
 pub fn activities(balance: &Balance) -> Vec<wire::ActivityBalance> {
-    let show = |activity: &crate::balance::Activity| wire::ActivityBalance {
+    let encode = |activity: &balance::Activity| wire::ActivityBalance {
         activity_id: activity.activity_id.clone(),
         net: Some(aed(activity.net)),
         paid: Some(aed(activity.paid)),
@@ -132,7 +124,7 @@ pub fn activities(balance: &Balance) -> Vec<wire::ActivityBalance> {
         denial_code: activity.denial_code.clone(),
         financial_status: status(activity.status).into(),
     };
-    balance.activities.iter().map(show).collect()
+    balance.activities.iter().map(encode).collect()
 }
 
 /// Fils on the wire.
@@ -150,20 +142,6 @@ pub fn state(state: State) -> wire::ClaimState {
         State::Rejected => wire::ClaimState::Rejected,
         State::Resubmitted => wire::ClaimState::Resubmitted,
         State::Withdrawn => wire::ClaimState::Withdrawn,
-    }
-}
-
-/// The state that the contract's name stands for; none for the unspecified one.
-pub fn state_of(state: wire::ClaimState) -> Option<State> {
-    match state {
-        wire::ClaimState::Unspecified => None,
-        wire::ClaimState::Draft => Some(State::Draft),
-        wire::ClaimState::Validated => Some(State::Validated),
-        wire::ClaimState::Submitted => Some(State::Submitted),
-        wire::ClaimState::Accepted => Some(State::Accepted),
-        wire::ClaimState::Rejected => Some(State::Rejected),
-        wire::ClaimState::Resubmitted => Some(State::Resubmitted),
-        wire::ClaimState::Withdrawn => Some(State::Withdrawn),
     }
 }
 
@@ -192,11 +170,13 @@ fn line(line: BookedLine) -> wire::RemittanceLine {
 
 /// A line that is not booked.
 pub fn parked_line(parked: ParkedLine) -> wire::ParkedLine {
-    let reason = Hold::ALL.into_iter().find(|hold| hold.as_str() == parked.reason);
+    let reason = HoldReason::ALL
+        .into_iter()
+        .find(|reason| reason.as_str() == parked.reason);
     wire::ParkedLine {
         id: parked.id,
         reason: reason
-            .map_or(wire::ParkedReason::Unspecified, Hold::on_wire)
+            .map_or(wire::ParkedReason::Unspecified, HoldReason::encode)
             .into(),
         provider_id: parked.provider_id,
         claim_id: parked.claim_id,
@@ -212,24 +192,6 @@ pub fn parked_line(parked: ParkedLine) -> wire::ParkedLine {
         }),
         park_time: Some(timestamp(parked.parked_at)),
     }
-}
-
-impl From<&BookedLine> for Line {
-    fn from(line: &BookedLine) -> Line {
-        Line {
-            activity_id: line.activity_id.clone(),
-            payment: line.payment,
-            denial_code: line.denial_code.clone(),
-            settled_at: line.settled_at,
-        }
-    }
-}
-
-/// The rules let no claim in whose amounts are not whole fils.
-fn minor(money: Option<&proto::google::r#type::Money>) -> i64 {
-    money
-        .and_then(|money| Money::try_from(money).ok())
-        .map_or(0, Money::minor)
 }
 
 fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {

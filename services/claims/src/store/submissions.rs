@@ -33,7 +33,7 @@ impl Purpose {
 
 /// A claim that is to be leased.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct LeaseRequest<'a> {
     /// Whose it is.
     pub facility: &'a Facility,
     /// The claim.
@@ -45,16 +45,16 @@ pub struct Wanted<'a> {
 /// Locks these claims in the order of their identifiers, and leases for `lease_ms` those that nobody holds and whose state
 /// allows it. Answers the claims that there are, with the epochs of their new leases, and whether each was leased;
 /// `filing` tells whether somebody else holds it.
-pub async fn lease(
+pub async fn acquire_leases(
     conn: &mut PgConnection,
-    wanted: &[Wanted<'_>],
+    requests: &[LeaseRequest<'_>],
     lease_ms: i64,
 ) -> Result<HashMap<Uuid, (Record, bool)>, sqlx::Error> {
-    let facilities: Vec<_> = wanted.iter().map(|claim| claim.facility.as_str()).collect();
-    let ids: Vec<_> = wanted.iter().map(|claim| claim.id).collect();
-    let submits: Vec<_> = wanted
+    let facilities: Vec<_> = requests.iter().map(|request| request.facility.as_str()).collect();
+    let ids: Vec<_> = requests.iter().map(|request| request.id).collect();
+    let submits: Vec<_> = requests
         .iter()
-        .map(|claim| claim.purpose == Purpose::Submit)
+        .map(|request| request.purpose == Purpose::Submit)
         .collect();
     let rows = sqlx::query_as!(
         Row,
@@ -82,21 +82,24 @@ pub async fn lease(
     )
     .fetch_all(conn)
     .await?;
-    let purposes: HashMap<Uuid, Purpose> = wanted.iter().map(|claim| (claim.id, claim.purpose)).collect();
+    let purposes: HashMap<Uuid, Purpose> = requests
+        .iter()
+        .map(|request| (request.id, request.purpose))
+        .collect();
     let mut found = HashMap::new();
     for row in rows {
         let record = Record::try_from(row)?;
         let allowed = purposes
             .get(&record.id)
             .is_some_and(|purpose| purpose.allows(record.state));
-        let is_leased = allowed && !record.filing;
+        let is_leased = allowed && !record.is_submitting;
         found.insert(record.id, (record, is_leased));
     }
     Ok(found)
 }
 
 /// Takes back leases of this transaction, as if there had been none.
-pub async fn undo_leases(conn: &mut PgConnection, claims: &[(&Facility, Uuid)]) -> Result<(), sqlx::Error> {
+pub async fn revert_leases(conn: &mut PgConnection, claims: &[(&Facility, Uuid)]) -> Result<(), sqlx::Error> {
     let facilities: Vec<_> = claims.iter().map(|(facility, _)| facility.as_str()).collect();
     let ids: Vec<_> = claims.iter().map(|(_, id)| *id).collect();
     sqlx::query!(
@@ -113,7 +116,7 @@ pub async fn undo_leases(conn: &mut PgConnection, claims: &[(&Facility, Uuid)]) 
 
 /// A lease as it was taken.
 #[derive(Clone, Copy, Debug)]
-pub struct Held<'a> {
+pub struct LeaseKey<'a> {
     /// Whose claim it is.
     pub facility: &'a Facility,
     /// The claim.
@@ -128,21 +131,21 @@ pub struct Backoff {
     /// Milliseconds before the second try.
     pub first_ms: i64,
     /// At most so many milliseconds.
-    pub longest_ms: i64,
+    pub max_ms: i64,
 }
 
 /// How a lease ends.
 #[derive(Clone, Copy, Debug)]
-pub struct Ending<'a> {
+pub struct LeaseRelease<'a> {
     /// The lease.
-    pub lease: Held<'a>,
+    pub lease: LeaseKey<'a>,
     /// What the post office has answered; `None`: the claim stays as it is.
-    pub filed: Option<Filed<'a>>,
+    pub transition: Option<Transition<'a>>,
 }
 
 /// Where a claim stands after the post office has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Filed<'a> {
+pub struct Transition<'a> {
     /// The state in which the claim was leased.
     pub before: State,
     /// Its new state.
@@ -155,7 +158,7 @@ pub struct Filed<'a> {
 
 /// A claim whose lease has ended.
 #[derive(Clone, Debug)]
-pub struct Ended {
+pub struct ReleasedClaim {
     /// The claim.
     pub id: Uuid,
     /// Its version.
@@ -175,19 +178,25 @@ pub struct Ended {
 /// Ends leases that are still held, and answers their claims. The numbers of those that were filed are locked. A claim that
 /// waits for the post office is due again after `backoff`: after its first time once it is filed and not decided; without an
 /// answer after a time that doubles with each try, spread by a tenth so that claims of one outage do not come back together.
-pub async fn end(
+pub async fn release_leases(
     conn: &mut PgConnection,
-    endings: &[Ending<'_>],
+    releases: &[LeaseRelease<'_>],
     backoff: Backoff,
-) -> Result<HashMap<Uuid, Ended>, sqlx::Error> {
-    fn column<'a, T>(endings: &'a [Ending<'_>], value: impl Fn(Held<'a>) -> T) -> Vec<T> {
-        endings.iter().map(|ending| value(ending.lease)).collect()
+) -> Result<HashMap<Uuid, ReleasedClaim>, sqlx::Error> {
+    fn column<'a, T>(releases: &'a [LeaseRelease<'_>], value: impl Fn(LeaseKey<'a>) -> T) -> Vec<T> {
+        releases.iter().map(|release| value(release.lease)).collect()
     }
-    fn filed<'a, T>(endings: &'a [Ending<'_>], value: impl Fn(Filed<'a>) -> T) -> Vec<Option<T>> {
-        endings.iter().map(|ending| ending.filed.map(&value)).collect()
+    fn transition<'a, T>(
+        releases: &'a [LeaseRelease<'_>],
+        value: impl Fn(Transition<'a>) -> T,
+    ) -> Vec<Option<T>> {
+        releases
+            .iter()
+            .map(|release| release.transition.map(&value))
+            .collect()
     }
-    let ended = sqlx::query_as!(
-        Ended,
+    let released = sqlx::query_as!(
+        ReleasedClaim,
         r#"with held as (
                select c.facility, c.id, o.new_state, o.new_rejection, o.changes
                from unnest($1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bigint[])
@@ -214,24 +223,24 @@ pub async fn end(
                exists (select from claims.parked_line p
                        where p.facility = c.facility and p.provider_id = c.provider_id and p.claim_id = c.claim_id
                            and p.reason = 'EARLY' and p.discarded_at is null) as "has_early_lines!""#,
-        &column(endings, |lease| lease.facility.as_str()) as &[&str],
-        &column(endings, |lease| lease.id),
-        &column(endings, |lease| lease.epoch),
-        &filed(endings, |filed| filed.before.as_str()) as &[Option<&str>],
-        &filed(endings, |filed| filed.state.as_str()) as &[Option<&str>],
-        &filed(endings, |filed| filed.rejection) as &[Option<&str>],
-        &filed(endings, |filed| filed.changes) as &[Option<i64>],
+        &column(releases, |lease| lease.facility.as_str()) as &[&str],
+        &column(releases, |lease| lease.id),
+        &column(releases, |lease| lease.epoch),
+        &transition(releases, |transition| transition.before.as_str()) as &[Option<&str>],
+        &transition(releases, |transition| transition.state.as_str()) as &[Option<&str>],
+        &transition(releases, |transition| transition.rejection) as &[Option<&str>],
+        &transition(releases, |transition| transition.changes) as &[Option<i64>],
         backoff.first_ms as f64,
-        backoff.longest_ms as f64,
+        backoff.max_ms as f64,
     )
     .fetch_all(conn)
     .await?;
-    Ok(ended.into_iter().map(|one| (one.id, one)).collect())
+    Ok(released.into_iter().map(|one| (one.id, one)).collect())
 }
 
 /// What opens a claim's next cycle.
 #[derive(Clone, Copy, Debug)]
-pub struct Reopening<'a> {
+pub struct NewCycle<'a> {
     /// The claim.
     pub id: Uuid,
     /// Its next cycle.
@@ -241,15 +250,15 @@ pub struct Reopening<'a> {
     /// What is claimed now.
     pub details: &'a ClaimDetails,
     /// Why.
-    pub why: &'a Resubmission,
+    pub resubmission: &'a Resubmission,
 }
 
 /// Opens the next cycle: the claim is on its way to the post office again, and due for the background worker should
 /// whoever does this be cut short.
-pub async fn reopen(
+pub async fn start_cycle(
     conn: &mut PgConnection,
     facility: &Facility,
-    next: Reopening<'_>,
+    next: NewCycle<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "with claim as (
@@ -266,9 +275,9 @@ pub async fn reopen(
         next.version,
         next.details.encode_to_vec(),
         next.details.payer_id,
-        next.why.r#type,
-        next.why.comment,
-        next.why.attachment,
+        next.resubmission.r#type,
+        next.resubmission.comment,
+        next.resubmission.attachment,
     )
     .execute(conn)
     .await?;
@@ -277,7 +286,7 @@ pub async fn reopen(
 
 /// A claim that is to be filed or asked after.
 #[derive(Clone, Debug)]
-pub struct Due {
+pub struct DueClaim {
     /// Whose it is.
     pub facility: Facility,
     /// The claim.
@@ -286,17 +295,17 @@ pub struct Due {
     pub payer_id: String,
 }
 
-/// Claims of all facilities that are to be filed or asked after, the longest due first, without those of `busy_payers`.
-pub async fn due(
+/// Claims of all facilities that are to be filed or asked after, the longest due first, without those of `excluded_payers`.
+pub async fn list_due(
     conn: &mut PgConnection,
-    at_most: i32,
-    busy_payers: &[String],
-) -> Result<Vec<Due>, sqlx::Error> {
+    limit: i32,
+    excluded_payers: &[String],
+) -> Result<Vec<DueClaim>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"select facility as "facility!", id as "id!", payer_id as "payer_id!"
            from claims.due_filings($1, $2)"#,
-        at_most,
-        busy_payers,
+        limit,
+        excluded_payers,
     )
     .fetch_all(conn)
     .await?;
@@ -304,7 +313,7 @@ pub async fn due(
     Ok(rows
         .into_iter()
         .filter_map(|row| match Facility::new(&row.facility) {
-            Ok(facility) => Some(Due {
+            Ok(facility) => Some(DueClaim {
                 facility,
                 id: row.id,
                 payer_id: row.payer_id,
@@ -317,14 +326,14 @@ pub async fn due(
         .collect())
 }
 
-/// Lets a claim whose follow-up fails for good wait for `pause_ms`, so that others have their turn. Ends the lease of
+/// Lets a claim whose follow-up fails for good wait for `delay_ms`, so that others have their turn. Ends the lease of
 /// `epoch`, under which it failed; a claim that somebody else holds is left alone.
-pub async fn set_aside(
+pub async fn postpone(
     conn: &mut PgConnection,
     facility: &Facility,
     id: Uuid,
     epoch: Option<i64>,
-    pause_ms: i64,
+    delay_ms: i64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update claims.claim set next_filing_at = now() + $4 * interval '1 millisecond', filing_until = null
@@ -333,7 +342,7 @@ pub async fn set_aside(
         facility.as_str(),
         id,
         epoch,
-        pause_ms as f64,
+        delay_ms as f64,
     )
     .execute(conn)
     .await?;
