@@ -1,4 +1,4 @@
-//! One claim of a remittance file is booked, in a transaction of its own: one bad claim permanent_fault stops the others.
+//! Books one claim of a remittance file in its own transaction, so that an invalid claim does not stop the others.
 
 use chassis::{Facility, postgres::Fault as DatabaseFault};
 use money::{Currency, Money};
@@ -19,11 +19,11 @@ use crate::{
     },
 };
 
-/// Books what can be booked, parks what cannot yet, and keeps the claim's report with it. A claim that is done already,
-/// by another import of the same file, is left alone. A claim that can permanent_fault be booked is refused by name.
+/// Books the lines that can be booked, parks the others and stores the claim's report. A claim that another import of the
+/// same file has processed is not changed. A claim that can never be booked is refused in its report.
 ///
 /// # Errors
-/// What passes: the claim is to be booked again later.
+/// A transient failure: the claim is to be booked again later.
 pub async fn execute(app: &App, facility: &Facility, file: Uuid, claim: Claim) -> Result<(), Error> {
     match try_book(app, facility, file, &claim).await {
         Err(error) => match permanent_fault(&error) {
@@ -34,7 +34,7 @@ pub async fn execute(app: &App, facility: &Facility, file: Uuid, claim: Claim) -
     }
 }
 
-/// Why the claim can permanent_fault be booked; none if it may be later.
+/// Why the claim can never be booked; `None` for a transient error.
 fn permanent_fault(error: &Error) -> Option<Fault> {
     match error {
         Error::Events(events::Error::TooLarge { size, limit, .. }) => {
@@ -45,7 +45,7 @@ fn permanent_fault(error: &Error) -> Option<Fault> {
         Error::Database(error) | Error::Events(events::Error::Database(error))
             if DatabaseFault::of(error) == DatabaseFault::Refused =>
         {
-            tracing::error!(error.message = %error, "the database refuses a remittance's claim");
+            tracing::error!(error.message = %error, "the database refuses a claim of a remittance");
             Some(Fault::new(
                 "CLAIM_UNSTORABLE",
                 "cannot be stored; see the service's log",
@@ -114,7 +114,7 @@ async fn try_book(app: &App, facility: &Facility, file: Uuid, claim: &Claim) -> 
     Ok(())
 }
 
-/// What [`book`] would do, and nothing done.
+/// The report that [`execute`] would store. Writes nothing.
 pub async fn dry_run(app: &App, facility: &Facility, claim: Claim) -> Result<Report, Error> {
     let mut tx = app.database.begin(facility).await?;
     let plan = plan(&mut tx, facility, advice(Uuid::nil(), &claim), &claim).await?;
@@ -125,7 +125,7 @@ pub async fn dry_run(app: &App, facility: &Facility, claim: Claim) -> Result<Rep
 struct Plan {
     matched: MatchedLines,
     booking: Option<(Record, Booking)>,
-    /// Of early lines that are booked on the way.
+    /// The events of early lines that are booked in the same transaction.
     events: Vec<events::Event>,
     report: Report,
 }
@@ -185,8 +185,8 @@ async fn plan(
     Ok(plan)
 }
 
-/// Refuses the whole claim if it, or one of its lines, breaks a rule: it is taken whole or not at all, so that a
-/// corrected file finds nothing of it booked.
+/// Refuses the whole claim if it or one of its lines breaks a rule. A claim is booked completely or not at all, so that a
+/// corrected file finds none of its lines booked.
 fn validate(claim: &Claim) -> (Vec<NewLine>, Report) {
     let mut report = Report::for_claim();
     for remark in &claim.remarks {
@@ -218,7 +218,7 @@ fn validate(claim: &Claim) -> (Vec<NewLine>, Report) {
     (Vec::new(), report)
 }
 
-/// The claim that the file speaks of, locked, once the post office has taken it.
+/// Finds and locks the claim that the file refers to. `None` until the post office has received it.
 async fn find(conn: &mut PgConnection, facility: &Facility, claim: &Claim) -> Result<Option<Record>, Error> {
     let id = store::find_id(conn, facility.as_str(), &claim.provider_id, &claim.id).await?;
     let record = match id {
@@ -229,15 +229,15 @@ async fn find(conn: &mut PgConnection, facility: &Facility, claim: &Claim) -> Re
 }
 
 fn report_held(claim: &Claim, matched: &MatchedLines, report: &mut Report) {
-    let mut foreign = false;
+    let mut sender_reported = false;
     for held in &matched.held {
         report.add_line(LineOutcome::from(held.reason), held.line.payment);
         match (&held.fault, held.reason) {
             (None, _) => {}
-            // The sender is the whole claim's: it is named once.
-            (Some(_), HoldReason::ForeignSender) if foreign => {}
+            // The sender is the same for all lines of the claim, so it is reported once.
+            (Some(_), HoldReason::ForeignSender) if sender_reported => {}
             (Some(fault), HoldReason::ForeignSender) => {
-                foreign = true;
+                sender_reported = true;
                 report.add_violation(&claim.id, "", fault);
             }
             (Some(fault), _) => report.add_violation(&claim.id, &held.line.activity_id, fault),
@@ -276,7 +276,7 @@ fn money(minor: i64) -> Money {
     Money::new(minor, Currency::AED)
 }
 
-/// The payer repeats another net than the claim asks for. The line is booked: the claim's own net bounds what counts.
+/// The payer reports another net than was claimed. The line is booked; the claimed net bounds what counts as paid.
 fn net_differs(reported: i64, net: i64) -> Fault {
     let message = format!(
         "the payer says a net of {}, the claim asks for {}; booked, and the claim's net counts",
@@ -286,7 +286,7 @@ fn net_differs(reported: i64, net: i64) -> Fault {
     Fault::new("NET_DIFFERS", message)
 }
 
-/// The payer has paid more than it was asked for. The line is booked; what counts as paid is cut to the net.
+/// The payer has paid more than was claimed. The line is booked; the net bounds what counts as paid.
 fn surplus(minor: i64, net: i64) -> Fault {
     let message = format!(
         "{} is paid on a net of {}; booked, and {} beyond the net does not count",
@@ -297,8 +297,8 @@ fn surplus(minor: i64, net: i64) -> Fault {
     Fault::new("PAID_ABOVE_NET", message)
 }
 
-/// The payer takes back more than it has paid so far. The line is booked, or its money would be lost sight of; what is
-/// beyond the payments counts once they come.
+/// The payer takes back more than it has paid so far. The line is booked, so that its amount is not lost; the excess counts
+/// once the payments arrive.
 fn excess(minor: i64) -> Fault {
     let message = format!(
         "{} more is taken back than was paid; booked, and counted up to what is paid",

@@ -1,4 +1,4 @@
-//! Remittance lines are booked on a claim, and the event says what that changes.
+//! Books remittance lines on a claim and builds the event with the changes.
 
 use std::collections::BTreeMap;
 
@@ -21,18 +21,18 @@ use crate::{
     },
 };
 
-/// Lines that are to be booked on a claim, seen against what is booked already.
+/// Lines to be booked on a claim, compared with the lines that are booked already.
 #[derive(Debug, Default)]
 pub struct Booking {
     claimed: Vec<balance::ClaimedActivity>,
     booked: Vec<Line>,
     new: Vec<NewLine>,
-    /// What each new line changes.
+    /// The change by each new line.
     pub changes: Vec<Change>,
 }
 
 impl Booking {
-    /// Sees what `new` would change. The claim is locked; `booked` is what is booked on it.
+    /// Computes the changes by the lines in `new`. The caller has locked the claim; `booked` are its booked lines.
     pub fn new(record: &Record, booked: &[BookedLine], advice: Advice<'_>, new: Vec<NewLine>) -> Booking {
         let claimed = decode::claimed_activities(&record.details);
         let booked: Vec<Line> = booked.iter().map(Line::from).collect();
@@ -45,12 +45,12 @@ impl Booking {
         }
     }
 
-    /// The lines themselves.
+    /// The new lines.
     pub fn lines(&self) -> &[NewLine] {
         &self.new
     }
 
-    /// What was claimed for an activity, in minor units.
+    /// The claimed net of an activity, in minor units.
     pub fn claimed_net(&self, activity_id: &str) -> i64 {
         let activity = self
             .claimed
@@ -59,7 +59,7 @@ impl Booking {
         activity.map_or(0, |activity| activity.net)
     }
 
-    /// Books the lines. Answers the event to append.
+    /// Books the lines. Returns the event to append.
     pub async fn execute(
         self,
         conn: &mut PgConnection,
@@ -73,7 +73,7 @@ impl Booking {
         Ok(self.into_event(facility, record, advice))
     }
 
-    /// The report of a file whose lines have parked was given long ago: what it could not name is told here.
+    /// Logs surplus and excess of lines that were parked. The report of their file was returned before they were booked.
     fn log_excess(&self, record: &Record) {
         for (line, change) in self.new.iter().zip(&self.changes) {
             for (rule, minor) in [
@@ -83,7 +83,7 @@ impl Booking {
                 if minor > 0 {
                     tracing::warn!(
                         claim.id = %record.id, claim.activity_id = line.activity_id, remittance.rule = rule,
-                        remittance.beyond_minor = minor, "a line that parked for its claim goes beyond it"
+                        remittance.beyond_minor = minor, "a parked line was booked with a surplus or an excess"
                     );
                 }
             }
@@ -120,7 +120,7 @@ impl Booking {
     }
 }
 
-/// The payer's number and who sends it are kept with the claim, from the first remittance that is booked on it.
+/// Stores the payer's number and, for the first remittance that is booked, the sender in the claim's record.
 pub fn set_payer(record: &mut Record, sender_id: &str, id_payer: &str) {
     record.id_payer = id_payer.to_owned();
     if record.remitter_id.is_empty() {
@@ -128,9 +128,9 @@ pub fn set_payer(record: &mut Record, sender_id: &str, id_payer: &str) {
     }
 }
 
-/// Books the early lines that have parked for this claim or its activities, one event for each file, the earliest
-/// settled first; those that are not to be booked go on parked, for somebody's decision. The number and the claim are
-/// locked. Answers the events to append.
+/// Books the early lines that were parked for this claim or its activities, earliest settlement first, with one event for
+/// each file. Lines that cannot be booked are held for the decision of a person. The caller has locked the claim number and
+/// the claim. Returns the events to append.
 pub async fn book_parked_lines(
     conn: &mut PgConnection,
     facility: &Facility,
@@ -160,7 +160,7 @@ pub async fn book_parked_lines(
     Ok(events)
 }
 
-/// The lines of one claim in one file.
+/// Books the parked lines of one file.
 async fn book_parked_group(
     conn: &mut PgConnection,
     facility: &Facility,

@@ -1,4 +1,4 @@
-//! What became of every line of a file, added up claim by claim.
+//! The report of an import: the outcome of every line, added up claim by claim.
 
 use std::sync::LazyLock;
 
@@ -8,14 +8,14 @@ use proto::claims::v1::{FileIngested, RemittanceReport, RemittanceViolation};
 
 use crate::{grpc::encode, matching::HoldReason, remittance::Fault};
 
-/// The most violations that a report names; its counts and sums are always of the whole file.
+/// The largest number of violations in a report. Its counts and sums always cover the whole file.
 const MAX_VIOLATIONS: usize = 10_000;
-/// The most violations that are named of one claim. A few bytes of a file can break many rules, and the reports of all its
-/// claims are kept: a report takes not much more than its claim.
+/// The largest number of violations in the report of one claim. A few bytes of a file can break many rules, and the reports of
+/// all claims are stored, so the size of a report must stay close to that of its claim.
 const MAX_VIOLATIONS_PER_CLAIM: usize = 100;
-/// The most bytes of the violations that a report names: with the remarks it stays below the 4 MiB that callers read.
+/// The largest total size of the violations in a report. With the remarks, the report stays below 4 MiB, the limit of callers.
 const MAX_VIOLATION_BYTES: usize = 2 << 20;
-/// The most remarks that a report has.
+/// The largest number of remarks in a report.
 const MAX_REMARKS: usize = 1_000;
 
 /// A report of some claims of a file.
@@ -28,10 +28,10 @@ pub struct Report {
     held: Totals,
     repeated: Totals,
     refused: Totals,
-    /// What the booked lines say beside what they change, in fils.
+    /// The part of the booked payments that does not change the balance, in fils.
     above_net: i64,
     violations: Vec<RemittanceViolation>,
-    /// What the violations take, encoded.
+    /// The encoded size of the violations.
     violation_bytes: usize,
     remarks: Vec<RemittanceViolation>,
     omitted: usize,
@@ -43,18 +43,18 @@ struct Totals {
     minor: i64,
 }
 
-/// What becomes of a line.
+/// The outcome of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineOutcome {
-    /// It counts.
+    /// It is booked.
     Booked,
-    /// It waits for its claim.
+    /// It is parked until its claim is submitted.
     Parked,
-    /// It is not the claim's payer's.
+    /// It is held because its sender is not the claim's payer.
     Held,
-    /// It came in an earlier file already.
+    /// It is held because it was in an earlier file.
     Repeated,
-    /// It breaks a rule.
+    /// It is refused because it breaks a rule.
     Refused,
 }
 
@@ -69,7 +69,7 @@ impl From<HoldReason> for LineOutcome {
 }
 
 impl Report {
-    /// Of a file, of which no claim is added yet.
+    /// A report of a file without any claims yet.
     pub fn for_file(remarks: &[Fault]) -> Report {
         let mut report = Report::default();
         for remark in remarks {
@@ -78,7 +78,7 @@ impl Report {
         report
     }
 
-    /// Of one claim, of which no line is counted yet.
+    /// A report of one claim without any lines yet.
     pub fn for_claim() -> Report {
         Report {
             is_single_claim: true,
@@ -87,7 +87,7 @@ impl Report {
         }
     }
 
-    /// Counts a line of `minor` fils; of a booked line, what it changes.
+    /// Counts a line. `minor` is its payment in fils; for a booked line, the change of the balance.
     pub fn add_line(&mut self, outcome: LineOutcome, minor: i64) {
         let totals = match outcome {
             LineOutcome::Booked => &mut self.booked,
@@ -100,24 +100,24 @@ impl Report {
         totals.minor += minor;
     }
 
-    /// Counts what a booked line says beside what it changes.
+    /// Adds the part of a booked payment that does not change the balance, in fils.
     pub fn add_above_net(&mut self, minor: i64) {
         self.above_net += minor;
     }
 
-    /// Names what was not read, or is odd without harm. An empty `activity_id`: the claim's as a whole.
+    /// Adds a remark about content that was not read or is unusual but harmless. An empty `activity_id` means the whole claim.
     pub fn add_remark(&mut self, claim_id: &str, activity_id: &str, fault: &Fault) {
         if self.remarks.len() < MAX_REMARKS {
             self.remarks.push(to_violation(claim_id, activity_id, fault));
         }
     }
 
-    /// Names a broken rule. An empty `activity_id`: the claim's as a whole.
+    /// Adds a broken rule. An empty `activity_id` means the whole claim.
     pub fn add_violation(&mut self, claim_id: &str, activity_id: &str, fault: &Fault) {
         self.push_violation(to_violation(claim_id, activity_id, fault));
     }
 
-    /// Adds the report of other claims of the file.
+    /// Merges the report of other claims of the file.
     pub fn merge(&mut self, other: Report) {
         self.claims += other.claims;
         for (totals, other) in [
@@ -160,7 +160,7 @@ impl Report {
         }
     }
 
-    /// As the contract shows it; `total` is the sum of the parts.
+    /// Encodes the report. `total` is the sum of all amounts.
     pub fn into_proto(self, file_name: &str, digest: &str) -> RemittanceReport {
         let mut violations = self.violations;
         if self.omitted > 0 {
@@ -197,7 +197,7 @@ impl Report {
         }
     }
 
-    /// The event of a file that has come to this.
+    /// The event of a file with this report.
     pub fn ingested_event(&self, file_name: &str, digest: &str) -> FileIngested {
         FileIngested {
             file_name: file_name.to_owned(),
@@ -210,15 +210,15 @@ impl Report {
         }
     }
 
-    /// As it is kept for one claim.
+    /// Encodes the report of one claim as it is stored.
     pub fn encode(&self) -> Vec<u8> {
         self.clone().into_proto("", "").encode_to_vec()
     }
 
-    /// What [`Report::encode`] wrote.
+    /// Decodes a report that [`Report::encode`] encoded.
     ///
     /// # Errors
-    /// When it did not.
+    /// When the bytes are not such a report.
     pub fn decode(bytes: &[u8]) -> Result<Report, sqlx::Error> {
         use crate::store::unreadable;
         let wire = RemittanceReport::decode(bytes).map_err(unreadable)?;
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parts_add_up_to_the_total_and_survive_being_kept() {
+    fn the_amounts_add_up_to_the_total_and_survive_encoding() {
         let mut one = Report::for_claim();
         one.add_line(LineOutcome::Booked, 15_000);
         one.add_line(LineOutcome::Parked, -500);
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_violations_is_bounded_and_says_so() {
+    fn the_list_of_violations_is_bounded_and_reports_the_omitted_ones() {
         let mut report = Report::default();
         for _ in 0..MAX_VIOLATIONS + 3 {
             report.add_violation("C", "", &Fault::new("FIELD_MISSING", "x"));
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_can_be_read_however_long_its_violations_are() {
+    fn a_report_with_long_violations_stays_below_the_message_size_limit() {
         let mut report = Report::default();
         let long = Fault::new("REPEATED", "x".repeat(600));
         for _ in 0..MAX_VIOLATIONS {
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn one_claim_names_a_part_of_what_is_wrong_with_it_and_says_how_much_more_there_is() {
+    fn the_report_of_a_claim_has_bounded_violations_and_the_number_of_omitted_ones() {
         let mut claim = Report::for_claim();
         for _ in 0..8_000 {
             claim.add_violation(

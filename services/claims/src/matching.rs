@@ -1,5 +1,5 @@
-//! Which lines of a remittance are booked on a claim, and which are held: lines of somebody who is not the claim's
-//! payer, lines that came in an earlier file, and lines of an activity that the claim does not have.
+//! Decides which lines of a remittance are booked on a claim and which are held: lines from a sender that is not the claim's
+//! payer, lines that were in an earlier file, and lines of an activity that the claim does not have.
 
 use proto::claims::v1::ParkedReason;
 use time::OffsetDateTime;
@@ -16,11 +16,11 @@ use crate::{
 /// Why a line is not booked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldReason {
-    /// Its claim has not been filed, or has no such activity: it is booked once it has.
+    /// Its claim has not been submitted or has no such activity. The line is booked later, once it has.
     Early,
-    /// It comes from somebody who is not the claim's payer.
+    /// Its sender is not the claim's payer.
     ForeignSender,
-    /// It came in an earlier file already.
+    /// It was in an earlier file.
     Repeated,
 }
 
@@ -28,7 +28,7 @@ impl HoldReason {
     /// Every reason.
     pub const ALL: [HoldReason; 3] = [HoldReason::Early, HoldReason::ForeignSender, HoldReason::Repeated];
 
-    /// The name as the database spells it.
+    /// The database's name of the reason.
     pub fn as_str(self) -> &'static str {
         match self {
             HoldReason::Early => "EARLY",
@@ -37,7 +37,7 @@ impl HoldReason {
         }
     }
 
-    /// The contract's name.
+    /// The protobuf enum value of the reason.
     pub fn encode(self) -> ParkedReason {
         match self {
             HoldReason::Early => ParkedReason::Early,
@@ -54,20 +54,20 @@ pub struct HeldLine {
     pub line: NewLine,
     /// Why it is not booked.
     pub reason: HoldReason,
-    /// The same in words; none for a line that is early.
+    /// A description of the reason; `None` for an early line.
     pub fault: Option<Fault>,
 }
 
-/// What is done with the lines of one claim in one file.
+/// The lines of one claim of one file, by what is done with them.
 #[derive(Clone, Debug, Default)]
 pub struct MatchedLines {
-    /// To be booked.
+    /// The lines to be booked.
     pub to_book: Vec<NewLine>,
-    /// To be parked.
+    /// The lines to be parked.
     pub held: Vec<HeldLine>,
 }
 
-/// Matches lines with their claim. `booked`: what is booked on it.
+/// Matches lines to their claim. `booked` are the lines that are booked on it.
 pub fn match_to_claim(
     record: &Record,
     booked: &[BookedLine],
@@ -97,7 +97,7 @@ pub fn match_to_claim(
     matched
 }
 
-/// Holds lines whose claim has not been filed. `parked`: what waits for it already.
+/// Holds lines whose claim has not been submitted. `parked` are the lines that are parked for it already.
 pub fn match_without_claim(parked: &[ParkedLine], advice: Advice<'_>, lines: Vec<NewLine>) -> MatchedLines {
     let mut matched = MatchedLines::default();
     for line in lines {
@@ -121,15 +121,15 @@ impl MatchedLines {
         self.held.push(HeldLine { line, reason, fault });
     }
 
-    /// The lines that are held for this reason.
+    /// The lines that are held for `reason`.
     pub fn held_lines(&self, reason: HoldReason) -> Vec<NewLine> {
         let lines = self.held.iter().filter(|held| held.reason == reason);
         lines.map(|held| held.line.clone()).collect()
     }
 }
 
-/// Remittances come from the receiver of the submission or from the insurer itself. Where the receiver is not known, the
-/// first sender is taken for it.
+/// A fault if the sender is not the claim's payer. Remittances come from the receiver of the submission or from the insurer
+/// itself. If the receiver is not known, the first sender counts as the receiver.
 fn foreign_sender_fault(record: &Record, sender_id: &str) -> Option<Fault> {
     let details = &record.details;
     let known = if details.receiver_id.is_empty() {
@@ -137,7 +137,7 @@ fn foreign_sender_fault(record: &Record, sender_id: &str) -> Option<Fault> {
     } else {
         &details.receiver_id
     };
-    // Lines of before senders were kept have none.
+    // Lines that were stored before senders were have no sender.
     if known.is_empty() || sender_id.is_empty() || sender_id == known || sender_id == details.payer_id {
         return None;
     }
@@ -156,9 +156,10 @@ fn repeated_fault(file_name: &str, payment_reference: &str) -> Fault {
     Fault::new("REPEATED", message)
 }
 
-/// What tells payments apart.
+/// An earlier line, with the fields that identify a payment.
 struct EarlierLine<'a> {
-    place: (uuid::Uuid, i32),
+    /// The file and the index of the claim in it.
+    position: (uuid::Uuid, i32),
     sender_id: &'a str,
     payment_reference: &'a str,
     settled_at: OffsetDateTime,
@@ -169,7 +170,7 @@ struct EarlierLine<'a> {
 fn is_repetition(earlier: &EarlierLine<'_>, advice: Advice<'_>, line: &NewLine) -> bool {
     let same_sender =
         earlier.sender_id.is_empty() || advice.sender_id.is_empty() || earlier.sender_id == advice.sender_id;
-    earlier.place != (advice.file, advice.ordinal)
+    earlier.position != (advice.file, advice.ordinal)
         && same_sender
         && earlier.payment_reference == advice.payment_reference
         && earlier.settled_at == advice.settled_at
@@ -180,7 +181,7 @@ fn is_repetition(earlier: &EarlierLine<'_>, advice: Advice<'_>, line: &NewLine) 
 impl<'a> From<&'a BookedLine> for EarlierLine<'a> {
     fn from(line: &'a BookedLine) -> EarlierLine<'a> {
         EarlierLine {
-            place: (line.file, line.ordinal),
+            position: (line.file, line.ordinal),
             sender_id: &line.sender_id,
             payment_reference: &line.payment_reference,
             settled_at: line.settled_at,
@@ -193,7 +194,7 @@ impl<'a> From<&'a BookedLine> for EarlierLine<'a> {
 impl<'a> From<&'a ParkedLine> for EarlierLine<'a> {
     fn from(line: &'a ParkedLine) -> EarlierLine<'a> {
         EarlierLine {
-            place: (line.file, line.ordinal),
+            position: (line.file, line.ordinal),
             sender_id: &line.sender_id,
             payment_reference: &line.payment_reference,
             settled_at: line.settled_at,

@@ -1,4 +1,4 @@
-//! All SQL on the claims schema. Everything takes a connection: the use case owns the transaction.
+//! All SQL on the claims schema. Every function takes a connection; the use case owns the transaction.
 
 pub mod drafts;
 pub mod parked;
@@ -18,44 +18,44 @@ use crate::claim::State;
 /// A claim as it is stored.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Weft's identifier.
+    /// The id that Weft has given it.
     pub id: Uuid,
     /// The order that it bills.
     pub order_id: Uuid,
-    /// As last submitted.
+    /// The content as last submitted.
     pub details: ClaimDetails,
-    /// Where it stands.
+    /// Its state.
     pub state: State,
-    /// Which submission this is, from 1.
+    /// The number of the submission, from 1.
     pub cycle: i32,
-    /// The payer's number; empty until a remittance names it.
+    /// The payer's number of the claim; empty until a remittance contains it.
     pub id_payer: String,
-    /// Who sends its remittances; empty until one is booked.
+    /// The sender of its remittances; empty until one is booked.
     pub remitter_id: String,
     /// Why it was rejected.
     pub rejection: String,
-    /// Counts the changes, from 1.
+    /// The number of changes, from 1.
     pub version: i64,
-    /// When the post office first took it.
+    /// When the post office first received it.
     pub submitted_at: Option<OffsetDateTime>,
-    /// Counts the leases; a late holder of an older one is refused.
+    /// The number of leases so far. A write with an older epoch is refused.
     pub lease_epoch: i64,
-    /// Whether somebody hands it to the post office at this moment.
+    /// Whether a call holds the lease and is submitting it now.
     pub is_submitting: bool,
-    /// When it was made.
+    /// When it was created.
     pub created_at: OffsetDateTime,
-    /// When it last changed.
+    /// When it was last changed.
     pub updated_at: OffsetDateTime,
 }
 
-/// What a list of claims is narrowed to.
+/// Conditions on the claims of a list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only this order's.
+    /// Only the claims of this order.
     pub order_id: Option<Uuid>,
-    /// Only in this state.
+    /// Only claims in this state.
     pub state: Option<State>,
-    /// Only against this payer.
+    /// Only claims on this payer.
     pub payer_id: Option<String>,
 }
 
@@ -64,19 +64,19 @@ pub struct Filter {
 pub struct Resubmission {
     /// The claim.
     pub claim: Uuid,
-    /// The number of claims.v1.ResubmissionType.
+    /// The enum number of its claims.v1.ResubmissionType.
     pub kind: i32,
-    /// What was changed or is complained of.
+    /// The reason: what was corrected, or the complaint.
     pub comment: String,
-    /// The cycle that it opened.
+    /// The cycle that it started.
     pub cycle: i32,
-    /// A document; empty when it was left out.
+    /// The attached document; empty if it was left out.
     pub attachment: Vec<u8>,
-    /// Whether it was left out for its size.
+    /// Whether the attachment was left out because of its size.
     pub is_left_out: bool,
 }
 
-/// The claim of this number; of several the one that stands, else the newest that was withdrawn.
+/// The id of the claim with this number. If several have it, the one whose number is not freed, else the newest.
 pub async fn find_id(
     conn: &mut PgConnection,
     facility: &str,
@@ -108,7 +108,7 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Record>, s
     row.map(Record::try_from).transpose()
 }
 
-/// Reads claims, newest first.
+/// The claims with these ids, newest first.
 pub async fn list(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Record>, sqlx::Error> {
     let rows = sqlx::query_as!(
         Row,
@@ -122,7 +122,7 @@ pub async fn list(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Record>, 
     rows.into_iter().map(Record::try_from).collect()
 }
 
-/// The newest claims after `after` that match, at most `limit`.
+/// The ids of claims that match, newest first, at most `limit`, starting after `after`.
 pub async fn list_ids(
     conn: &mut PgConnection,
     facility: &str,
@@ -146,7 +146,8 @@ pub async fn list_ids(
     .await
 }
 
-/// The resubmissions of these claims, oldest first.
+/// The resubmissions of these claims, oldest first. Per claim, attachments beyond `max_attachment_bytes` in total are left
+/// out.
 pub async fn list_resubmissions(
     conn: &mut PgConnection,
     claims: &[Uuid],
@@ -166,7 +167,7 @@ pub async fn list_resubmissions(
     .await
 }
 
-/// The attachment of the resubmission that opened this cycle; `None` without such a resubmission.
+/// The attachment of the resubmission that started this cycle; `None` without such a resubmission.
 pub async fn find_attachment(
     conn: &mut PgConnection,
     claim: Uuid,
@@ -221,7 +222,7 @@ impl TryFrom<Row> for Record {
     }
 }
 
-/// What came out of the database is not what was put into it.
+/// The error for a stored value that cannot be decoded.
 pub(crate) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
     sqlx::Error::Decode(Box::new(error))
 }

@@ -9,7 +9,7 @@ fn claimed() -> Vec<ClaimedActivity> {
         .to_vec()
 }
 
-/// A line settled on the `day`th day.
+/// A line that was settled on day `day`.
 fn line(day: i64, activity_id: &str, payment: i64, denial_code: &str) -> Line {
     Line {
         activity_id: activity_id.to_owned(),
@@ -28,7 +28,7 @@ fn statuses(balance: &Balance) -> Vec<Status> {
 }
 
 #[test]
-fn the_story_pays_240_then_340_then_190() {
+fn the_example_pays_240_then_340_then_190() {
     let mut lines = vec![
         line(1, "A1", 15_000, ""),
         line(1, "A2", 0, "AUTH-001"),
@@ -72,14 +72,14 @@ fn without_a_line_everything_is_pending() {
 }
 
 #[test]
-fn payments_beyond_the_net_are_cut_to_it() {
+fn payments_above_the_net_are_capped_at_the_net() {
     let lines = [line(1, "A2", 8_000, "PRCE-001"), line(2, "A2", 8_000, "")];
     let balance = Balance::new(&claimed(), &lines);
     assert_eq!((balance.activities[1].paid, balance.surplus), (10_000, 6_000));
 }
 
 #[test]
-fn a_takeback_beyond_what_was_paid_counts_up_to_it_in_either_order_of_arrival() {
+fn a_takeback_counts_up_to_the_payments_in_either_order_of_arrival() {
     let mut lines = vec![
         line(1, "A1", 10_000, "PRCE-001"),
         line(2, "A1", -12_000, "PRCE-003"),
@@ -116,16 +116,16 @@ fn paid_taken_back_and_paid_again_counts_as_paid_in_any_order_of_arrival() {
 }
 
 #[test]
-fn a_takeback_of_what_was_paid_beyond_the_net_takes_nothing_from_what_counts() {
+fn a_takeback_of_a_surplus_does_not_reduce_net_paid() {
     let lines = [line(1, "A2", 13_000, ""), line(2, "A2", -3_000, "PRCE-003")];
     let balance = Balance::new(&claimed()[1..2], &lines);
     assert_eq!((balance.net_paid(), balance.status), (10_000, Status::Paid));
     assert_eq!((balance.taken_back, balance.surplus, balance.excess), (0, 0, 0));
 }
 
-/// All sequences of four lines of one activity, whatever their order: the rule itself, written down once more.
+/// Checks the rule for all sequences of four lines of one activity.
 #[test]
-fn net_paid_is_payments_less_takebacks_between_nothing_and_the_net() {
+fn net_paid_is_payments_less_takebacks_between_zero_and_the_net() {
     let amounts = [-20_000, -10_000, -4_000, 0, 4_000, 10_000, 20_000];
     let claimed = &claimed()[1..2];
     for number in 0..amounts.len().pow(4) {
@@ -146,7 +146,7 @@ fn net_paid_is_payments_less_takebacks_between_nothing_and_the_net() {
 }
 
 #[test]
-fn denied_is_what_the_latest_settlement_says_not_the_latest_arrival() {
+fn the_denial_code_is_of_the_latest_settlement_not_of_the_latest_arrival() {
     let lines = [line(5, "A1", 0, "MNEC-003"), line(2, "A1", 0, "AUTH-001")];
     let balance = Balance::new(&claimed(), &lines);
     assert_eq!(balance.activities[0].denial_code, "MNEC-003");
@@ -169,7 +169,7 @@ fn all_paid_and_all_taken_back() {
 }
 
 #[test]
-fn sums_beyond_64_bits_are_cut_too() {
+fn sums_above_64_bits_are_capped() {
     let lines = [
         line(1, "A1", i64::MAX, ""),
         line(1, "A1", i64::MAX, ""),
@@ -194,7 +194,7 @@ fn the_changes_of_single_lines_add_up_to_the_balance() {
         .iter()
         .map(|change| (change.amount, change.excess))
         .collect();
-    // 190 is paid on 150; 160 taken back leave 30.
+    // 190 paid on a net of 150, less 160 taken back, leaves 30.
     assert_eq!(amounts, [(5_000, 0), (-12_000, 0), (0, 0), (0, 0)]);
     let all: Vec<Line> = booked.into_iter().chain(new).collect();
     let before = 10_000;

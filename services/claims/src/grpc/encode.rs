@@ -1,4 +1,4 @@
-//! Stored claims as the contract shows them.
+//! Maps stored claims and parked lines to protobuf messages.
 
 use std::collections::HashMap;
 
@@ -16,19 +16,19 @@ use crate::{
     store::{self, Record, parked::ParkedLine, remittances::BookedLine},
 };
 
-/// Whether resubmissions are shown with their documents, which may be large.
+/// Whether resubmissions include their attachments, which may be large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachments {
-    /// As they were sent, oldest first, as many as belong in an answer.
+    /// Oldest first, up to [`MAX_ATTACHMENT_BYTES`] per claim.
     Included,
-    /// Empty.
+    /// All attachments are empty.
     Omitted,
 }
 
-/// The attachments of one claim in an answer. With the claim itself they stay far below 4 MiB.
+/// The largest total size of one claim's attachments in a response. With the claim they stay far below 4 MiB.
 const MAX_ATTACHMENT_BYTES: i64 = 512 * 1024;
 
-/// Shows claims with all that belongs to them, in the same order.
+/// Loads the lines and resubmissions of these claims and encodes the claims in the same order.
 pub async fn claims(
     conn: &mut PgConnection,
     records: Vec<Record>,
@@ -75,13 +75,13 @@ pub async fn claims(
     Ok(records.into_iter().map(encode).collect())
 }
 
-/// Shows one claim with all that belongs to it.
+/// Encodes one claim with its lines and resubmissions.
 pub async fn full_claim(conn: &mut PgConnection, record: Record) -> Result<wire::Claim, sqlx::Error> {
     let mut encoded = claims(conn, vec![record], Attachments::Included).await?;
     encoded.pop().ok_or(sqlx::Error::RowNotFound)
 }
 
-/// Shows a claim that was never resubmitted, with these lines.
+/// Encodes a claim that was never resubmitted, with these lines.
 pub fn claim(record: Record, lines: Vec<BookedLine>) -> wire::Claim {
     let claimed = claimed_activities(&record.details);
     let balance = Balance::new(&claimed, &lines.iter().map(Line::from).collect::<Vec<_>>());
@@ -112,7 +112,7 @@ pub fn claim(record: Record, lines: Vec<BookedLine>) -> wire::Claim {
     }
 }
 
-/// The balances of the activities.
+/// Encodes the balances of the activities.
 pub fn activities(balance: &Balance) -> Vec<wire::ActivityBalance> {
     let encode = |activity: &balance::Activity| wire::ActivityBalance {
         activity_id: activity.activity_id.clone(),
@@ -127,12 +127,12 @@ pub fn activities(balance: &Balance) -> Vec<wire::ActivityBalance> {
     balance.activities.iter().map(encode).collect()
 }
 
-/// Fils on the wire.
+/// Encodes an amount in fils.
 pub fn aed(minor: i64) -> proto::google::r#type::Money {
     Money::new(minor, Currency::AED).into()
 }
 
-/// The contract's name of a state.
+/// Encodes a state.
 pub fn state(state: State) -> wire::ClaimState {
     match state {
         State::Draft => wire::ClaimState::Draft,
@@ -145,7 +145,7 @@ pub fn state(state: State) -> wire::ClaimState {
     }
 }
 
-/// The contract's name of a financial status.
+/// Encodes a financial status.
 pub fn status(status: Status) -> wire::FinancialStatus {
     match status {
         Status::Pending => wire::FinancialStatus::Pending,
@@ -168,7 +168,7 @@ fn line(line: BookedLine) -> wire::RemittanceLine {
     }
 }
 
-/// A line that is not booked.
+/// Encodes a parked line.
 pub fn parked_line(parked: ParkedLine) -> wire::ParkedLine {
     let reason = HoldReason::ALL
         .into_iter()
@@ -195,7 +195,7 @@ pub fn parked_line(parked: ParkedLine) -> wire::ParkedLine {
 }
 
 fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
-    // Nanoseconds of a second are below 10^9, which an i32 holds.
+    // The nanoseconds of a second are below 10^9, so they fit into an i32.
     prost_types::Timestamp {
         seconds: at.unix_timestamp(),
         nanos: at.nanosecond().cast_signed(),

@@ -20,7 +20,7 @@ pub(super) fn check(details: &ClaimDetails, found: &mut Vec<Violation>) {
             message,
         ));
     }
-    // What a patient was admitted for is often what the stay was about: it may repeat another diagnosis, once.
+    // The admitting diagnosis is often also the principal one, so it may repeat another diagnosis once.
     let mut seen = HashSet::new();
     for (index, diagnosis) in details.diagnoses.iter().enumerate() {
         let admitting = diagnosis.r#type() == DiagnosisType::Admitting;

@@ -4,11 +4,11 @@ use proto::claims::v1::{ClaimDetails, Encounter};
 
 use super::{Violation, instant};
 
-/// Encounter.Type: inpatient, without and with emergency room.
+/// Encounter.Type of inpatients, without and with emergency room.
 const INPATIENT: [i32; 2] = [3, 4];
-/// Encounter.StartType: transfer.
+/// Encounter.StartType of a transfer.
 const ARRIVES_BY_TRANSFER: i32 = 3;
-/// Encounter.EndType: transfer to acute and to non-acute care.
+/// Encounter.EndType of a transfer to acute and to non-acute care.
 const LEAVES_BY_TRANSFER: [i32; 2] = [4, 7];
 
 pub(super) fn check(details: &ClaimDetails, found: &mut Vec<Violation>) {

@@ -1,14 +1,15 @@
-//! What a remittance must keep to: DUPLICATE_ID_PAYER, SETTLED_AFTER_TRANSACTION, ACTIVITY_AFTER_SETTLEMENT,
-//! PAYMENT_ABOVE_NET, DENIAL_CODE_MISSING. Whether a line fits a submitted claim is for the booking to see.
+//! The rules of remittances: DUPLICATE_ID_PAYER, SETTLED_AFTER_TRANSACTION, ACTIVITY_AFTER_SETTLEMENT,
+//! PAYMENT_ABOVE_NET, DENIAL_CODE_MISSING. The booking checks whether a line fits a
+//! submitted claim.
 
 use time::OffsetDateTime;
 
 use crate::remittance::{Claim, Fault, Header, Line};
 
-/// Every rule that a claim breaks as a whole. `first`: no claim before it in the file has its IDPayer.
-pub fn claim_faults(claim: &Claim, header: &Header, first: bool) -> Vec<Fault> {
+/// Checks the rules of a claim as a whole. `is_first` is true if no earlier claim of the file has the same IDPayer.
+pub fn claim_faults(claim: &Claim, header: &Header, is_first: bool) -> Vec<Fault> {
     let mut found = Vec::new();
-    if !first {
+    if !is_first {
         let message = format!("the payer's number {} is in the file already", claim.id_payer);
         found.push(Fault::new("DUPLICATE_ID_PAYER", message));
     }
@@ -21,7 +22,7 @@ pub fn claim_faults(claim: &Claim, header: &Header, first: bool) -> Vec<Fault> {
     found
 }
 
-/// Every rule that a line breaks by itself. A negative payment is a takeback and needs its code as any short one does.
+/// Checks the rules of a line. A negative payment is a takeback and needs a denial code like any short payment.
 pub fn line_faults(line: &Line, settled_at: OffsetDateTime) -> Vec<Fault> {
     let mut found = Vec::new();
     if line.start.is_some_and(|start| start > settled_at) {

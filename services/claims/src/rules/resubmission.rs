@@ -1,4 +1,4 @@
-//! What a resubmission must keep to: NO_EARLIER_REMITTANCE, ACTIVITY_IDS_CHANGED, NET_CHANGED, CLAIM_NUMBER_CHANGED.
+//! The rules of resubmissions: NO_EARLIER_REMITTANCE, ACTIVITY_IDS_CHANGED, NET_CHANGED, CLAIM_NUMBER_CHANGED.
 
 use std::collections::HashMap;
 
@@ -9,17 +9,16 @@ use proto::{
 
 use super::Violation;
 
-/// What is known of the claim that is submitted again.
+/// The claim that is resubmitted.
 #[derive(Clone, Copy, Debug)]
 pub struct SubmittedClaim<'a> {
-    /// As it was last submitted.
+    /// Its content as last submitted.
     pub details: &'a ClaimDetails,
-    /// Whether a remittance has spoken of it.
+    /// Whether a remittance line is booked on it.
     pub remitted: bool,
 }
 
-/// Every rule that filing a claim again breaks, beside those of the details themselves. Field paths are relative to
-/// the request.
+/// Checks the rules of a resubmission, except those of the details by themselves. Field paths are relative to the request.
 pub fn check_resubmission(
     submitted: SubmittedClaim<'_>,
     resubmission: &Resubmission,
@@ -92,7 +91,7 @@ fn list(ids: &[String]) -> String {
     }
 }
 
-/// The order's split and its ledger entries stand on these amounts.
+/// The amounts must not change, because the order's split and its ledger entries depend on them.
 fn nets(submitted: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
     const MESSAGE: &str = "must stay what it was: the order was charged by it";
     let changed = |was: Option<&Money>, is: Option<&Money>| {

@@ -42,8 +42,8 @@ fn diagnosis(kind: DiagnosisType, code: &str) -> Diagnosis {
     }
 }
 
-/// Breaks no rule.
-fn good() -> ClaimDetails {
+/// Details that break no rule.
+fn valid() -> ClaimDetails {
     ClaimDetails {
         claim_id: "CLM-1".to_owned(),
         payer_id: "INS".to_owned(),
@@ -71,9 +71,9 @@ fn good() -> ClaimDetails {
     }
 }
 
-/// What a good claim breaks once it is changed, as (rule, field).
+/// The rules that valid details break after `change`, as (rule, field).
 fn broken(change: impl FnOnce(&mut ClaimDetails)) -> Vec<(&'static str, String)> {
-    let mut details = good();
+    let mut details = valid();
     change(&mut details);
     check_submission(&details)
         .into_iter()
@@ -90,7 +90,7 @@ fn encounter(details: &mut ClaimDetails) -> &mut Encounter {
 }
 
 #[test]
-fn a_good_claim_breaks_no_rule() {
+fn a_valid_claim_breaks_no_rule() {
     assert_eq!(broken(|_| {}), []);
 }
 
@@ -146,7 +146,7 @@ fn exactly_one_diagnosis_is_principal() {
 }
 
 #[test]
-fn a_diagnosis_stands_once_but_may_also_be_what_the_patient_was_admitted_for() {
+fn a_diagnosis_is_unique_except_for_the_admitting_one() {
     let again = |kind| move |d: &mut ClaimDetails| d.diagnoses.push(diagnosis(kind, "M54.5"));
     assert_eq!(
         broken(again(DiagnosisType::Secondary)),
@@ -283,9 +283,9 @@ fn reason(kind: ResubmissionType) -> Resubmission {
     }
 }
 
-/// What filing a good claim again breaks once it is changed, as (rule, field).
-fn broken_again(change: impl FnOnce(&mut ClaimDetails)) -> Vec<(&'static str, String)> {
-    let (details, mut corrected) = (good(), good());
+/// The rules that resubmitting valid details breaks after `change`, as (rule, field).
+fn broken_by_resubmission(change: impl FnOnce(&mut ClaimDetails)) -> Vec<(&'static str, String)> {
+    let (details, mut corrected) = (valid(), valid());
     change(&mut corrected);
     let submitted = SubmittedClaim {
         details: &details,
@@ -299,7 +299,7 @@ fn broken_again(change: impl FnOnce(&mut ClaimDetails)) -> Vec<(&'static str, St
 
 #[test]
 fn correction_and_complaint_need_an_earlier_remittance() {
-    let details = good();
+    let details = valid();
     let submitted = SubmittedClaim {
         details: &details,
         remitted: false,
@@ -331,20 +331,29 @@ fn correction_and_complaint_need_an_earlier_remittance() {
 #[test]
 fn a_resubmission_keeps_its_activity_ids() {
     let rule = one("ACTIVITY_IDS_CHANGED", "details.activities");
-    assert_eq!(broken_again(|d| d.activities.truncate(1)), rule);
-    assert_eq!(broken_again(|d| d.activities.push(activity("A3", 0))), rule);
-    assert_eq!(broken_again(|d| d.activities[1].id = "A9".to_owned()), rule);
-    assert_eq!(broken_again(|d| d.activities[1].code = "OTHER".to_owned()), []);
-    assert_eq!(broken_again(|d| d.activities.reverse()), []);
+    assert_eq!(broken_by_resubmission(|d| d.activities.truncate(1)), rule);
+    assert_eq!(
+        broken_by_resubmission(|d| d.activities.push(activity("A3", 0))),
+        rule
+    );
+    assert_eq!(
+        broken_by_resubmission(|d| d.activities[1].id = "A9".to_owned()),
+        rule
+    );
+    assert_eq!(
+        broken_by_resubmission(|d| d.activities[1].code = "OTHER".to_owned()),
+        []
+    );
+    assert_eq!(broken_by_resubmission(|d| d.activities.reverse()), []);
 }
 
 #[test]
 fn a_resubmission_keeps_its_number_and_its_amounts() {
     assert_eq!(
-        broken_again(|d| d.provider_id = "OTHER".to_owned()),
+        broken_by_resubmission(|d| d.provider_id = "OTHER".to_owned()),
         one("CLAIM_NUMBER_CHANGED", "details.provider_id")
     );
-    let found = broken_again(|d| {
+    let found = broken_by_resubmission(|d| {
         d.net = aed(401);
         d.activities[1].net = aed(151);
     });

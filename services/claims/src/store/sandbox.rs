@@ -1,4 +1,4 @@
-//! The sandbox post office's own memory.
+//! The state of the sandbox post office.
 
 use std::collections::HashMap;
 
@@ -6,29 +6,29 @@ use chassis::Facility;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// A submission that is handed in or asked after.
+/// A call with a submission.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
-    /// Whose it is.
+    /// Its facility.
     pub facility: &'a Facility,
     /// The submission.
     pub submission_id: Uuid,
-    /// From this call on it is filed, once.
+    /// The number of the call, from 1, that files the submission.
     pub accepted_from_call: i32,
 }
 
-/// What is known of a submission after a call.
+/// The state of a submission after a call.
 #[derive(Clone, Copy, Debug)]
 pub struct CallCount {
     /// The submission.
     pub submission_id: Uuid,
-    /// Its calls, with this one.
+    /// The number of calls including this one.
     pub calls: i32,
-    /// Milliseconds since it was first taken.
+    /// Milliseconds since it was filed; 0 if it is not.
     pub filed_ms: i64,
 }
 
-/// Counts calls, each for another submission.
+/// Counts calls. Each must be for a different submission.
 pub async fn count_calls(
     conn: &mut PgConnection,
     calls: &[Call<'_>],

@@ -1,4 +1,4 @@
-//! Handing claims to the post office: leases, outcomes, and what is due.
+//! Submission to the post office: leases, outcomes and the claims that are due.
 
 use std::collections::HashMap;
 
@@ -12,39 +12,39 @@ use uuid::Uuid;
 use super::{Record, Row};
 use crate::claim::State;
 
-/// What a claim is leased for.
+/// The purpose of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// It is handed in for the first time.
+    /// The first submission.
     Submit,
-    /// It is handed in again, or asked after.
+    /// A repeated submission, or a query of the verdict.
     FollowUp,
 }
 
 impl Purpose {
-    /// Whether a claim in `state` can be leased for this.
+    /// Whether a claim in `state` can be leased for this purpose.
     pub fn allows(self, state: State) -> bool {
         match self {
             Purpose::Submit => state == State::Validated,
-            Purpose::FollowUp => state.awaits_answer(),
+            Purpose::FollowUp => state.is_undecided(),
         }
     }
 }
 
-/// A claim that is to be leased.
+/// A claim to be leased.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseRequest<'a> {
-    /// Whose it is.
+    /// Its facility.
     pub facility: &'a Facility,
     /// The claim.
     pub id: Uuid,
-    /// What for.
+    /// The purpose of the lease.
     pub purpose: Purpose,
 }
 
-/// Locks these claims in the order of their identifiers, and leases for `lease_ms` those that nobody holds and whose state
-/// allows it. Answers the claims that there are, with the epochs of their new leases, and whether each was leased;
-/// `filing` tells whether somebody else holds it.
+/// Locks these claims in the order of their ids and leases for `lease_ms` milliseconds those that are not leased and whose
+/// state allows it. Returns the claims that exist, with their new lease epochs, and whether each was leased;
+/// `is_submitting` is true if another call holds the lease.
 pub async fn acquire_leases(
     conn: &mut PgConnection,
     requests: &[LeaseRequest<'_>],
@@ -98,7 +98,7 @@ pub async fn acquire_leases(
     Ok(found)
 }
 
-/// Takes back leases of this transaction, as if there had been none.
+/// Reverts leases that were acquired in this transaction.
 pub async fn revert_leases(conn: &mut PgConnection, claims: &[(&Facility, Uuid)]) -> Result<(), sqlx::Error> {
     let facilities: Vec<_> = claims.iter().map(|(facility, _)| facility.as_str()).collect();
     let ids: Vec<_> = claims.iter().map(|(_, id)| *id).collect();
@@ -114,70 +114,71 @@ pub async fn revert_leases(conn: &mut PgConnection, claims: &[(&Facility, Uuid)]
     Ok(())
 }
 
-/// A lease as it was taken.
+/// Identifies one lease of a claim.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseKey<'a> {
-    /// Whose claim it is.
+    /// The claim's facility.
     pub facility: &'a Facility,
     /// The claim.
     pub id: Uuid,
-    /// The lease's epoch.
+    /// The claim's lease epoch.
     pub epoch: i64,
 }
 
-/// How long a claim waits before the post office is asked again: `first_ms`, and twice as long after each try.
+/// The delay before the next call about an undecided claim: `first_ms`, doubled after each attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
-    /// Milliseconds before the second try.
+    /// The first delay, in milliseconds.
     pub first_ms: i64,
-    /// At most so many milliseconds.
+    /// The largest delay, in milliseconds.
     pub max_ms: i64,
 }
 
-/// How a lease ends.
+/// A lease to be released.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseRelease<'a> {
     /// The lease.
     pub lease: LeaseKey<'a>,
-    /// What the post office has answered; `None`: the claim stays as it is.
+    /// The claim's transition; `None` if the post office did not answer, which leaves the state unchanged.
     pub transition: Option<Transition<'a>>,
 }
 
-/// Where a claim stands after the post office has answered.
+/// The transition of a claim by the post office's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transition<'a> {
     /// The state in which the claim was leased.
     pub before: State,
     /// Its new state.
     pub state: State,
-    /// Why it was rejected; empty otherwise.
+    /// The reason of a rejection; empty otherwise.
     pub rejection: &'a str,
-    /// By how much its version is counted up.
+    /// The increment of its version.
     pub changes: i64,
 }
 
-/// A claim whose lease has ended.
+/// A claim whose lease was released.
 #[derive(Clone, Debug)]
 pub struct ReleasedClaim {
     /// The claim.
     pub id: Uuid,
     /// Its version.
     pub version: i64,
-    /// The payer's number; a remittance may have named it since the claim was leased.
+    /// The payer's number of the claim. A remittance may have set it since the claim was leased.
     pub id_payer: String,
-    /// Who sends its remittances.
+    /// The sender of its remittances.
     pub remitter_id: String,
-    /// When the post office first took it.
+    /// When the post office first received it.
     pub submitted_at: Option<OffsetDateTime>,
-    /// When it last changed.
+    /// When it was last changed.
     pub updated_at: OffsetDateTime,
-    /// Whether remittance lines wait for it.
+    /// Whether remittance lines are parked for it as early.
     pub has_early_lines: bool,
 }
 
-/// Ends leases that are still held, and answers their claims. The numbers of those that were filed are locked. A claim that
-/// waits for the post office is due again after `backoff`: after its first time once it is filed and not decided; without an
-/// answer after a time that doubles with each try, spread by a tenth so that claims of one outage do not come back together.
+/// Releases leases that are still held and returns their claims. The caller has locked the numbers of claims with a
+/// transition. A claim that waits for the post office is due again after `backoff`: after the first delay if it was received
+/// and is not decided; without an answer after a delay that doubles with each attempt, with a jitter of a tenth so that
+/// claims of one outage are not retried together.
 pub async fn release_leases(
     conn: &mut PgConnection,
     releases: &[LeaseRelease<'_>],
@@ -238,23 +239,22 @@ pub async fn release_leases(
     Ok(released.into_iter().map(|one| (one.id, one)).collect())
 }
 
-/// What opens a claim's next cycle.
+/// The next cycle of a claim.
 #[derive(Clone, Copy, Debug)]
 pub struct NewCycle<'a> {
     /// The claim.
     pub id: Uuid,
-    /// Its next cycle.
+    /// The number of the new cycle.
     pub cycle: i32,
-    /// Its new version.
+    /// The new version of the claim.
     pub version: i64,
-    /// What is claimed now.
+    /// The content to be submitted.
     pub details: &'a ClaimDetails,
-    /// Why.
+    /// The reason of the resubmission.
     pub resubmission: &'a Resubmission,
 }
 
-/// Opens the next cycle: the claim is on its way to the post office again, and due for the background worker should
-/// whoever does this be cut short.
+/// Starts the next cycle. The claim is due for the background worker at once, in case the current call is interrupted.
 pub async fn start_cycle(
     conn: &mut PgConnection,
     facility: &Facility,
@@ -284,18 +284,18 @@ pub async fn start_cycle(
     Ok(())
 }
 
-/// A claim that is to be filed or asked after.
+/// A claim to be submitted or queried by the background worker.
 #[derive(Clone, Debug)]
 pub struct DueClaim {
-    /// Whose it is.
+    /// Its facility.
     pub facility: Facility,
     /// The claim.
     pub id: Uuid,
-    /// Its payer.
+    /// The payer.
     pub payer_id: String,
 }
 
-/// Claims of all facilities that are to be filed or asked after, the longest due first, without those of `excluded_payers`.
+/// The claims of all facilities that are due, longest due first, at most `limit`, except those of `excluded_payers`.
 pub async fn list_due(
     conn: &mut PgConnection,
     limit: i32,
@@ -309,7 +309,7 @@ pub async fn list_due(
     )
     .fetch_all(conn)
     .await?;
-    // One row that cannot be read keeps no other from its turn.
+    // A row that cannot be decoded is skipped, so that it does not block the others.
     Ok(rows
         .into_iter()
         .filter_map(|row| match Facility::new(&row.facility) {
@@ -326,8 +326,8 @@ pub async fn list_due(
         .collect())
 }
 
-/// Lets a claim whose follow-up fails for good wait for `delay_ms`, so that others have their turn. Ends the lease of
-/// `epoch`, under which it failed; a claim that somebody else holds is left alone.
+/// Postpones a claim after a permanent failure by `delay_ms`, so that it does not starve others. Releases the lease with
+/// `epoch`, under which it failed; a claim that another call has leased is not changed.
 pub async fn postpone(
     conn: &mut PgConnection,
     facility: &Facility,
