@@ -1,9 +1,10 @@
-//! The balance of a claim. It is always derived from the remittance lines and never stored, so that the two cannot differ.
+//! The balance of a claim. It is always derived from the remittance lines and never stored, so that the two cannot
+//! differ.
 //!
-//! Per activity, net paid = min(max(sum of the payments - sum of the takebacks, 0), net). A payer may pay again what it has
-//! taken back: payers correct a claim by taking back all of it and paying it again. If a payer takes back more than it has
-//! paid, it has made a mistake, which the import reports, or its payment is still to come. Sums do not depend on the order
-//! in which lines arrive.
+//! Per activity, net paid = min(max(sum of the payments - sum of the takebacks, 0), net). A payer may pay again
+//! what it has taken back: payers correct a claim by taking back all of it and paying it again. If a payer takes
+//! back more than it has paid, it has made a mistake, which the import reports, or its payment is still to come.
+//! Sums do not depend on the order in which lines arrive.
 
 use std::collections::HashMap;
 

@@ -19,8 +19,8 @@ use crate::{
     },
 };
 
-/// Books the lines that can be booked, parks the others and stores the claim's report. A claim that another import of the
-/// same file has processed is not changed. A claim that can never be booked is refused in its report.
+/// Books the lines that can be booked, parks the others and stores the claim's report. A claim that another import
+/// of the same file has processed is not changed. A claim that can never be booked is refused in its report.
 ///
 /// # Errors
 /// A transient failure: the claim is to be booked again later.
@@ -39,7 +39,7 @@ fn permanent_fault(error: &Error) -> Option<Fault> {
     match error {
         Error::Events(events::Error::TooLarge { size, limit, .. }) => {
             let message =
-                format!("what it changes takes {size} bytes as an event, at most {limit} can be published");
+                format!("the event with its changes has {size} bytes, at most {limit} can be published");
             Some(Fault::new("CLAIM_TOO_LARGE", message))
         }
         Error::Database(error) | Error::Events(events::Error::Database(error))
@@ -185,8 +185,8 @@ async fn plan(
     Ok(plan)
 }
 
-/// Refuses the whole claim if it or one of its lines breaks a rule. A claim is booked completely or not at all, so that a
-/// corrected file finds none of its lines booked.
+/// Refuses the whole claim if it or one of its lines breaks a rule. A claim is booked completely or not at all, so
+/// that a corrected file finds none of its lines booked.
 fn validate(claim: &Claim) -> (Vec<NewLine>, Report) {
     let mut report = Report::for_claim();
     for remark in &claim.remarks {
@@ -248,7 +248,7 @@ fn report_held(claim: &Claim, matched: &MatchedLines, report: &mut Report) {
 fn report_booked(claim: &Claim, record: &Record, booking: &Booking, report: &mut Report) {
     if !record.id_payer.is_empty() && record.id_payer != claim.id_payer {
         let message = format!(
-            "the payer's number was {} and is {} now",
+            "the payer's number of the claim changed from {} to {}",
             record.id_payer, claim.id_payer
         );
         report.add_remark(&claim.id, "", &Fault::new("ID_PAYER_CHANGED", message));
@@ -279,7 +279,7 @@ fn money(minor: i64) -> Money {
 /// The payer reports another net than was claimed. The line is booked; the claimed net bounds what counts as paid.
 fn net_differs(reported: i64, net: i64) -> Fault {
     let message = format!(
-        "the payer says a net of {}, the claim asks for {}; booked, and the claim's net counts",
+        "the payer reports a net of {}, but {} was claimed; booked, and the claimed net counts",
         money(reported),
         money(net)
     );
@@ -297,11 +297,11 @@ fn surplus(minor: i64, net: i64) -> Fault {
     Fault::new("PAID_ABOVE_NET", message)
 }
 
-/// The payer takes back more than it has paid so far. The line is booked, so that its amount is not lost; the excess counts
-/// once the payments arrive.
+/// The payer takes back more than it has paid so far. The line is booked, so that its amount is not lost; the
+/// excess counts once the payments arrive.
 fn excess(minor: i64) -> Fault {
     let message = format!(
-        "{} more is taken back than was paid; booked, and counted up to what is paid",
+        "{} more is taken back than was paid; booked, and counted up to the amount paid",
         money(minor)
     );
     Fault::new("TAKEBACK_ABOVE_PAID", message)

@@ -73,7 +73,8 @@ impl Booking {
         Ok(self.into_event(facility, record, advice))
     }
 
-    /// Logs surplus and excess of lines that were parked. The report of their file was returned before they were booked.
+    /// Logs surplus and excess of lines that were parked. The report of their file was returned before they were
+    /// booked.
     fn log_excess(&self, record: &Record) {
         for (line, change) in self.new.iter().zip(&self.changes) {
             for (rule, minor) in [
@@ -128,9 +129,9 @@ pub fn set_payer(record: &mut Record, sender_id: &str, id_payer: &str) {
     }
 }
 
-/// Books the early lines that were parked for this claim or its activities, earliest settlement first, with one event for
-/// each file. Lines that cannot be booked are held for the decision of a person. The caller has locked the claim number and
-/// the claim. Returns the events to append.
+/// Books the early lines that were parked for this claim or its activities, earliest settlement first, with one
+/// event for each file. Lines that cannot be booked are held for the decision of a person. The caller has locked
+/// the claim number and the claim. Returns the events to append.
 pub async fn book_parked_lines(
     conn: &mut PgConnection,
     facility: &Facility,

@@ -103,7 +103,7 @@ impl fmt::Display for State {
 
 /// The database contains a state that this version does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no state of a claim")]
+#[error("{0:?} is not a state of a claim")]
 pub struct UnknownState(String);
 
 impl FromStr for State {

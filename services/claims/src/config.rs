@@ -29,12 +29,13 @@ pub struct Settings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PostOffice {
-    /// The timeout of one call in milliseconds; the caller's deadline may shorten it. 100 to 60,000, default 5,000.
+    /// The timeout of one call in milliseconds; the caller's deadline may shorten it. 100 to 60,000, default
+    /// 5,000.
     pub timeout_ms: u64,
     /// Milliseconds between polls for claims that wait for the post office. 10 to 60,000, default 250.
     pub poll_ms: u64,
-    /// Milliseconds before the next call about an undecided claim, doubled after each attempt. 10 to 3,600,000, default
-    /// 1,000.
+    /// Milliseconds before the next call about an undecided claim, doubled after each attempt. 10 to 3,600,000,
+    /// default 1,000.
     pub ask_again_ms: u64,
     /// The largest delay before the next call in milliseconds. `ask_again_ms` to 86,400,000, default 900,000.
     pub ask_again_max_ms: u64,
@@ -58,7 +59,8 @@ pub struct Sandbox {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Import {
-    /// The folder for temporary files of imports. Nothing remains there. Empty means the system's temporary folder.
+    /// The folder for temporary files of imports. Nothing remains there. Empty means the system's temporary
+    /// folder.
     pub spool_folder: PathBuf,
     /// The largest file size in bytes. 1,024 to 1,073,741,824, default 67,108,864.
     pub max_file_bytes: u64,

@@ -17,7 +17,7 @@ pub enum Error {
     #[error("no such claim: {0}")]
     ClaimNotFound(String),
     /// The facility has a claim with this number already.
-    #[error("the claim is known already: to file it again, resubmit it")]
+    #[error("the facility has a claim with this number already; to submit it again, resubmit it")]
     ClaimKnown,
     /// The order has a claim already.
     #[error("the order has a claim already")]

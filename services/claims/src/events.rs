@@ -5,7 +5,8 @@ use chassis::Facility;
 use prost::Name;
 use uuid::Uuid;
 
-/// Wraps a message as an event of the claim or file `aggregate_id`. `version` is the aggregate's version after the change.
+/// Wraps a message as an event of the claim or file `aggregate_id`. `version` is the aggregate's version after the
+/// change.
 pub fn to_event<M: Name>(facility: &Facility, aggregate_id: Uuid, version: i64, message: &M) -> Event {
     let facility = facility.as_str().to_owned();
     Event::of(

@@ -1,5 +1,6 @@
-//! ImportRemittance: reads a remittance file twice, first to validate it as a whole, then to book it claim by claim. If an
-//! import was interrupted, importing the file again continues it. A file that was imported before returns its first report.
+//! ImportRemittance: reads a remittance file twice, first to validate it as a whole, then to book it claim by
+//! claim. If an import was interrupted, importing the file again continues it. A file that was imported before
+//! returns its first report.
 
 use std::{collections::HashSet, io::BufRead};
 
@@ -149,8 +150,8 @@ async fn duplicate(
     ))
 }
 
-/// Books the claims that are not processed yet, several at once. A claim that fails does not stop the others; the import must
-/// then be repeated and continues with the remaining claims.
+/// Books the claims that are not processed yet, several at once. A claim that fails does not stop the others; the
+/// import must then be repeated and continues with the remaining claims.
 async fn book(app: &App, facility: &Facility, file: Uuid, uploaded: UploadedFile) -> Result<(), Error> {
     let mut tx = app.database.begin(facility).await?;
     let processed: HashSet<i32> = store::remittances::list_processed_claims(&mut tx, file)
@@ -229,8 +230,8 @@ async fn finish(
     .await
 }
 
-/// Reports what importing a file with the disposition TEST would do. Each claim is compared with the booked lines, not with
-/// earlier claims of the file.
+/// Reports what importing a file with the disposition TEST would do. Each claim is compared with the booked lines,
+/// not with earlier claims of the file.
 async fn dry_run(
     app: &App,
     facility: &Facility,
@@ -281,8 +282,8 @@ async fn fail(
     Ok(Error::Invalid(faults))
 }
 
-/// Reads the claims on a blocking thread, at most [`READ_AHEAD`] claims ahead of the consumer. The returned future completes
-/// when the reading ends, with an error if it did not reach the end of the file.
+/// Reads the claims on a blocking thread, at most [`READ_AHEAD`] claims ahead of the consumer. The returned future
+/// completes when the reading ends, with an error if it did not reach the end of the file.
 fn read(uploaded: UploadedFile) -> (ReceiverStream<Claim>, impl Future<Output = Result<(), Error>>) {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     let reading = spawn_blocking(move || {

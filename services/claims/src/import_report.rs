@@ -10,10 +10,11 @@ use crate::{grpc::encode, matching::HoldReason, remittance::Fault};
 
 /// The largest number of violations in a report. Its counts and sums always cover the whole file.
 const MAX_VIOLATIONS: usize = 10_000;
-/// The largest number of violations in the report of one claim. A few bytes of a file can break many rules, and the reports of
-/// all claims are stored, so the size of a report must stay close to that of its claim.
+/// The largest number of violations in the report of one claim. A few bytes of a file can break many rules, and
+/// the reports of all claims are stored, so the size of a report must stay close to that of its claim.
 const MAX_VIOLATIONS_PER_CLAIM: usize = 100;
-/// The largest total size of the violations in a report. With the remarks, the report stays below 4 MiB, the limit of callers.
+/// The largest total size of the violations in a report. With the remarks, the report stays below 4 MiB, the limit
+/// of callers.
 const MAX_VIOLATION_BYTES: usize = 2 << 20;
 /// The largest number of remarks in a report.
 const MAX_REMARKS: usize = 1_000;
@@ -105,7 +106,8 @@ impl Report {
         self.above_net += minor;
     }
 
-    /// Adds a remark about content that was not read or is unusual but harmless. An empty `activity_id` means the whole claim.
+    /// Adds a remark about content that was not read or is unusual but harmless. An empty `activity_id` means the
+    /// whole claim.
     pub fn add_remark(&mut self, claim_id: &str, activity_id: &str, fault: &Fault) {
         if self.remarks.len() < MAX_REMARKS {
             self.remarks.push(to_violation(claim_id, activity_id, fault));
@@ -345,11 +347,11 @@ mod tests {
             );
             claim.add_line(LineOutcome::Refused, 1);
         }
-        let kept = claim.encode();
-        // A claim whose activities are all empty has 12,000 bytes in its file.
-        assert!(kept.len() < 24_000, "{} bytes", kept.len());
+        let encoded = claim.encode();
+        // A claim with only empty activities takes 12,000 bytes in its file.
+        assert!(encoded.len() < 24_000, "{} bytes", encoded.len());
         let mut file = Report::default();
-        file.merge(Report::decode(&kept).unwrap());
+        file.merge(Report::decode(&encoded).unwrap());
         let wire = file.into_proto("f.xml", "00");
         assert_eq!((wire.refused_lines, wire.violations.len()), (8_000, 101));
         let rest = &wire.violations[100];

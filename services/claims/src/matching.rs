@@ -1,5 +1,5 @@
-//! Decides which lines of a remittance are booked on a claim and which are held: lines from a sender that is not the claim's
-//! payer, lines that were in an earlier file, and lines of an activity that the claim does not have.
+//! Decides which lines of a remittance are booked on a claim and which are held: lines from a sender that is not
+//! the claim's payer, lines that were in an earlier file, and lines of an activity that the claim does not have.
 
 use proto::claims::v1::ParkedReason;
 use time::OffsetDateTime;
@@ -97,7 +97,7 @@ pub fn match_to_claim(
     matched
 }
 
-/// Holds lines whose claim has not been submitted. `parked` are the lines that are parked for it already.
+/// Holds the lines of a claim that has not been submitted. `parked` are the lines that are parked for it already.
 pub fn match_without_claim(parked: &[ParkedLine], advice: Advice<'_>, lines: Vec<NewLine>) -> MatchedLines {
     let mut matched = MatchedLines::default();
     for line in lines {
@@ -128,8 +128,8 @@ impl MatchedLines {
     }
 }
 
-/// A fault if the sender is not the claim's payer. Remittances come from the receiver of the submission or from the insurer
-/// itself. If the receiver is not known, the first sender counts as the receiver.
+/// A fault if the sender is not the claim's payer. Remittances come from the receiver of the submission or from
+/// the insurer itself. If the receiver is not known, the first sender counts as the receiver.
 fn foreign_sender_fault(record: &Record, sender_id: &str) -> Option<Fault> {
     let details = &record.details;
     let known = if details.receiver_id.is_empty() {
@@ -142,7 +142,7 @@ fn foreign_sender_fault(record: &Record, sender_id: &str) -> Option<Fault> {
         return None;
     }
     let message = format!(
-        "the file is {sender_id}'s, the remittances of this claim are {known}'s, its payer is {}; held, not booked",
+        "the sender of the file is {sender_id}, but this claim's remittances come from {known} or its payer {}; held, not booked",
         details.payer_id
     );
     Some(Fault::new("FOREIGN_SENDER", message))
@@ -150,7 +150,7 @@ fn foreign_sender_fault(record: &Record, sender_id: &str) -> Option<Fault> {
 
 fn repeated_fault(file_name: &str, payment_reference: &str) -> Fault {
     let message = format!(
-        "is in the file {file_name} already, with the same payment reference {payment_reference:?}, settlement date and \
+        "the file {file_name} has the same line with the payment reference {payment_reference:?}, settlement date and \
          amount; held, not booked again"
     );
     Fault::new("REPEATED", message)

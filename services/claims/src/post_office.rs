@@ -1,4 +1,5 @@
-//! The post office to which claims are submitted. The trait describes eClaimLink's post office; the sandbox imitates it.
+//! The post office to which claims are submitted. The trait describes eClaimLink's post office; the sandbox
+//! imitates it.
 
 pub mod sandbox;
 

@@ -176,8 +176,8 @@ async fn insert(conn: &mut PgConnection, drafts: &[Arc<Draft>]) -> Result<Vec<Pr
         .partition(|draft| inserted.contains(&draft.record.id));
     if !new.is_empty() {
         let requests: Vec<_> = new.iter().map(|draft| draft.idempotency_request()).collect();
-        // A request id was used for another order concurrently, in this or another process. The batcher retries in halves,
-        // so that all other drafts are inserted.
+        // A request id was used for another order concurrently, in this or another process. The batcher retries in
+        // halves, so that all other drafts are inserted.
         if idempotency::claim_all(conn, &requests).await?.contains(&false) {
             return Err(idempotency::Error::KeyReused.into());
         }
@@ -196,7 +196,7 @@ async fn insert(conn: &mut PgConnection, drafts: &[Arc<Draft>]) -> Result<Vec<Pr
     Ok(in_request_order(drafts, results))
 }
 
-/// The results of drafts whose `request_id` was used before, by claim id.
+/// The results of drafts with a `request_id` that was used before, by claim id.
 async fn find_replays(
     conn: &mut PgConnection,
     drafts: &[Arc<Draft>],

@@ -1,5 +1,5 @@
-//! Remittance.Advice files of eClaimLink 2.0. They are read claim by claim, so that memory use depends on the largest claim,
-//! not on the file.
+//! Remittance.Advice files of eClaimLink 2.0. They are read claim by claim, so that memory use depends on the
+//! largest claim, not on the file.
 
 mod claim;
 mod file;
@@ -7,7 +7,7 @@ mod file;
 use time::OffsetDateTime;
 
 pub use eclaimlink::{Disposition, Header};
-pub use file::{File, Refused, Scanned, scan};
+pub use file::{File, FileSummary, RefusedFile, scan};
 
 /// A claim of a remittance file. Fields that could not be read are empty and reported in the faults.
 #[derive(Clone, Debug, PartialEq, Eq)]

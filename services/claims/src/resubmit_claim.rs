@@ -21,8 +21,8 @@ use crate::{
 /// The method's name in idempotency keys.
 pub const METHOD: &str = "claims.v1.ClaimService/ResubmitClaim";
 
-/// Starts the claim's next cycle and submits it. If the post office cannot be reached, the claim stays RESUBMITTED and the
-/// background worker submits it later.
+/// Starts the claim's next cycle and submits it. If the post office cannot be reached, the claim stays RESUBMITTED
+/// and the background worker submits it later.
 ///
 /// # Errors
 /// [`Error::WrongState`]; [`Error::Invalid`] with every broken rule; [`Error::SubmissionInProgress`].

@@ -13,8 +13,8 @@ use proto::claims::v1::ClaimDetails;
 pub use remittance::{claim_faults, line_faults};
 pub use resubmission::{SubmittedClaim, check_resubmission};
 
-/// The largest amount of a claim or a remittance in fils: a hundred billion dirham. Sums over any file therefore fit into 64
-/// bits.
+/// The largest amount of a claim or a remittance in fils: a hundred billion dirham. Sums over any file therefore
+/// fit into 64 bits.
 pub(crate) const MAX_AMOUNT: i64 = 10_000_000_000_000;
 
 /// A broken rule and the field that breaks it.

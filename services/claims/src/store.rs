@@ -146,8 +146,8 @@ pub async fn list_ids(
     .await
 }
 
-/// The resubmissions of these claims, oldest first. Per claim, attachments beyond `max_attachment_bytes` in total are left
-/// out.
+/// The resubmissions of these claims, oldest first. Per claim, attachments beyond `max_attachment_bytes` in total
+/// are left out.
 pub async fn list_resubmissions(
     conn: &mut PgConnection,
     claims: &[Uuid],

@@ -1,6 +1,6 @@
-//! Submission of a claim to the post office: lease the claim, call the post office outside of any transaction, record the
-//! outcome. If a call is interrupted in between, its lease expires and the next one submits the same submission id again,
-//! which the post office files once.
+//! Submission of a claim to the post office: lease the claim, call the post office outside of any transaction,
+//! record the outcome. If a call is interrupted in between, its lease expires and the next one submits the same
+//! submission id again, which the post office files once.
 
 pub mod leases;
 pub mod outcomes;
@@ -79,8 +79,8 @@ impl Lease {
     }
 }
 
-/// Calls the post office, within the timeout of the settings and the caller's deadline. If the call fails, the lease is
-/// released.
+/// Calls the post office, within the timeout of the settings and the caller's deadline. If the call fails, the
+/// lease is released.
 ///
 /// # Errors
 /// [`Error::PostOffice`] when the post office did not answer.
@@ -112,8 +112,8 @@ pub fn wait_deadline(app: &App) -> Instant {
     latest.min(Instant::now() + caller * 9 / 10)
 }
 
-/// Waits one poll interval for another execution of the same request to store its response. `None` if the caller should
-/// try to lease the claim again.
+/// Waits one poll interval for another execution of the same request to store its response. `None` if the caller
+/// should try to lease the claim again.
 ///
 /// # Errors
 /// [`Error::SubmissionInProgress`] after `deadline`.

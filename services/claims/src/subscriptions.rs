@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::{error::Error, withdraw_claim};
 
-/// Withdraws the remaining claims of orders that ended. Sagas withdraw their drafts themselves; this handler withdraws claims
-/// that a person submitted by hand or that a saga could not reach.
+/// Withdraws the remaining claims of orders that ended. Sagas withdraw their drafts themselves; this handler
+/// withdraws claims that a person submitted by hand or that a saga could not reach.
 #[derive(Clone, Copy, Debug)]
 pub struct EndedOrders;
 

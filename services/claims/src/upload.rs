@@ -1,5 +1,6 @@
-//! An upload is written to an unnamed temporary file until it is complete, because a file is identified by its digest and
-//! nothing of an invalid one may be booked. The operating system removes the file when the process ends, even by a crash.
+//! An upload is written to an unnamed temporary file until it is complete, because a file is identified by its
+//! digest and nothing of an invalid one may be booked. The operating system removes the file when the process
+//! ends, even by a crash.
 
 use std::{
     fs::File,

@@ -34,8 +34,8 @@ use crate::{
 /// The method's name in idempotency keys.
 pub const METHOD: &str = "claims.v1.ClaimService/WithdrawClaim";
 
-/// Withdraws the order's claim. If the order has none yet, a claim that arrives later is refused. A withdrawn claim stays
-/// unchanged.
+/// Withdraws the order's claim. If the order has none yet, a claim that arrives later is refused. A withdrawn
+/// claim stays unchanged.
 ///
 /// # Errors
 /// [`Error::Paid`], and [`Error::SubmissionInProgress`] while the claim is being submitted to the post office.
@@ -186,7 +186,7 @@ async fn withdraw_active(
     Ok(active.iter().map(event).collect())
 }
 
-/// The results of withdrawals whose `request_id` was used before, by order id.
+/// The results of withdrawals with a `request_id` that was used before, by order id.
 async fn find_replays(
     conn: &mut PgConnection,
     withdrawals: &[Arc<Withdrawal>],
@@ -239,8 +239,8 @@ async fn store_responses(
             answer: Some(encoded),
         })
         .collect();
-    // A request id was used for another order concurrently, in this or another process. The batcher retries in halves, so
-    // that all other withdrawals are executed.
+    // A request id was used for another order concurrently, in this or another process. The batcher retries in
+    // halves, so that all other withdrawals are executed.
     if idempotency::claim_all(conn, &requests).await?.contains(&false) {
         return Err(idempotency::Error::KeyReused.into());
     }
@@ -252,8 +252,8 @@ async fn store_responses(
         .collect())
 }
 
-/// Withdraws the claim of an order that has ended, if there is one. Inserts no tombstone, because no claim can arrive after
-/// the order's end.
+/// Withdraws the claim of an order that has ended, if there is one. Inserts no tombstone, because no claim can
+/// arrive after the order's end.
 ///
 /// # Errors
 /// Those of [`execute`].
@@ -277,7 +277,8 @@ pub async fn withdraw_for_ended_order(
     Ok(())
 }
 
-/// Locks the claims of orders. Returns each claim that exists, or the reason why it cannot be withdrawn, by order id.
+/// Locks the claims of orders. Returns each claim that exists, or the reason why it cannot be withdrawn, by order
+/// id.
 async fn lock_by_orders(
     conn: &mut PgConnection,
     orders: &[(&Facility, Uuid)],

@@ -1,8 +1,8 @@
-//! Background submission: queries the post office about claims that it has not decided, and submits resubmissions that it
-//! has not received.
+//! Background submission: queries the post office about claims that it has not decided, and submits resubmissions
+//! that it has not received.
 //!
-//! Claims are processed one by one as soon as a slot is free, so a slow claim delays no other, and a payer that does not
-//! answer occupies at most half of the slots.
+//! Claims are processed one by one as soon as a slot is free, so a slow claim delays no other, and a payer that
+//! does not answer occupies at most half of the slots.
 
 use std::{collections::HashMap, time::Duration};
 

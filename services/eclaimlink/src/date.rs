@@ -3,11 +3,12 @@
 use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
 
 const DUBAI: UtcOffset = time::macros::offset!(+4);
-/// The earliest accepted year. No claim or payment is older, and Protobuf's Timestamp cannot represent times before year 1.
+/// The earliest accepted year. No claim or payment is older, and Protobuf's Timestamp cannot represent times
+/// before year 1.
 const EARLIEST_YEAR: u16 = 1900;
 
-/// Parses `dd/MM/yyyy HH:mm` or `dd/MM/yyyy HH:mm:ss`. Leading zeros may be omitted, except in the year, as the public schema
-/// allows. `None` for other text and for dates before 1900.
+/// Parses `dd/MM/yyyy HH:mm` or `dd/MM/yyyy HH:mm:ss`. Leading zeros may be omitted, except in the year, as the
+/// public schema allows. `None` for other text and for dates before 1900.
 pub(crate) fn parse(text: &str) -> Option<OffsetDateTime> {
     let mut parts = text.split_ascii_whitespace();
     let (date, time) = (parts.next()?, parts.next()?);

@@ -1,9 +1,9 @@
 //! Decodes the bytes of a file to UTF-8.
 //!
-//! The encoding is determined by a byte order mark; without one, UTF-16 is recognised by its first character; otherwise the
-//! XML declaration selects UTF-8 or a single-byte encoding of the WHATWG Encoding Standard, which reads ISO-8859-1 and
-//! US-ASCII as windows-1252. A single-byte file that declares UTF-16 is read as UTF-8. Invalid bytes are an error; they are
-//! never replaced.
+//! The encoding is determined by a byte order mark; without one, UTF-16 is recognised by its first character;
+//! otherwise the XML declaration selects UTF-8 or a single-byte encoding of the WHATWG Encoding Standard, which
+//! reads ISO-8859-1 and US-ASCII as windows-1252. A single-byte file that declares UTF-16 is read as UTF-8.
+//! Invalid bytes are an error; they are never replaced.
 
 use std::io::{self, BufRead, Read};
 
@@ -18,10 +18,10 @@ const CHUNK_BYTES: usize = 32 << 10;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DecodeError {
     #[error(
-        "declares the encoding {0:?}, which is not taken: UTF-8, UTF-16 and the single-byte ISO-8859 and windows encodings are"
+        "declares the encoding {0:?}, which is not supported: UTF-8, UTF-16 and the single-byte ISO-8859 and windows encodings are"
     )]
     Unsupported(String),
-    #[error("is not {encoding}: the bytes before byte {position} are no character of it")]
+    #[error("is not {encoding}: the bytes before byte {position} are not a valid character")]
     Malformed { encoding: &'static str, position: u64 },
 }
 

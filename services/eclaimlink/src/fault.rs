@@ -49,8 +49,8 @@ pub(crate) fn quoted(text: &str) -> String {
     format!("`{shown}`")
 }
 
-/// Truncates text that may contain content of a file to `max_chars` characters. Control characters and line breaks are
-/// replaced by U+FFFD.
+/// Truncates text that may contain content of a file to `max_chars` characters. Control characters and line breaks
+/// are replaced by U+FFFD.
 pub(crate) fn truncate(text: &str, max_chars: usize) -> String {
     let clean = |character| {
         if is_control(character) || matches!(character, '\t' | '\n' | '\r') {
@@ -66,9 +66,9 @@ pub(crate) fn truncate(text: &str, max_chars: usize) -> String {
     shown
 }
 
-/// Whether a character is forbidden in the text of a file. XML 1.0 allows no control characters except tab and line breaks and
-/// no noncharacters at the end of a plane; bidirectional controls change how the surrounding text is displayed. The same
-/// characters are refused in all requests.
+/// Whether a character is forbidden in the text of a file. XML 1.0 allows no control characters except tab and
+/// line breaks and no noncharacters at the end of a plane; bidirectional controls change how the surrounding text
+/// is displayed. The same characters are refused in all requests.
 pub(crate) fn is_control(character: char) -> bool {
     match character {
         '\t' | '\n' | '\r' => false,

@@ -9,7 +9,8 @@ use crate::{
     xml::Element,
 };
 
-/// The fields of one element. A field that cannot be read is empty and adds a fault. An empty element counts as absent.
+/// The fields of one element. A field that cannot be read is empty and adds a fault. An empty element counts as
+/// absent.
 #[derive(Debug)]
 pub struct Fields<'a> {
     element: &'a Element,
@@ -60,7 +61,8 @@ impl<'a> Fields<'a> {
                 self.invalid(name, &format!("has more than {max_chars} characters"));
                 String::new()
             }
-            // A claim with a control character is refused elsewhere; here it is replaced so that it is never displayed.
+            // A claim with a control character is refused elsewhere; here it is replaced so that it is never
+            // displayed.
             text => text.unwrap_or_default().replace(is_control, "\u{fffd}"),
         }
     }
@@ -95,7 +97,7 @@ impl<'a> Fields<'a> {
         let text = self.value(name)?;
         let date = date::parse(text);
         if date.is_none() {
-            let message = format!("{} is no date like 31/12/2025 23:59", quoted(text));
+            let message = format!("{} is not a date like 31/12/2025 23:59", quoted(text));
             self.invalid(name, &message);
         }
         date
@@ -137,7 +139,7 @@ impl<'a> Fields<'a> {
     fn parse_whole(&mut self, name: &str, plain: &str) -> Option<i64> {
         let whole = plain.parse().ok();
         if whole.is_none() {
-            self.invalid(name, &format!("{plain} is no whole number"));
+            self.invalid(name, &format!("{plain} is not a whole number"));
         }
         whole
     }

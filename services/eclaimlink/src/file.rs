@@ -51,8 +51,8 @@ pub struct FileSummary {
     pub remarks: Vec<Fault>,
 }
 
-/// Reads a whole file and checks that it is well-formed and has a header and as many claims as the header says, at most
-/// `max_claims`. Nothing of a file that fails may be accepted.
+/// Reads a whole file and checks that it is well-formed and has a header and as many claims as the header says, at
+/// most `max_claims`. Nothing of a file that fails may be accepted.
 ///
 /// # Errors
 /// [`RefusedFile`] with every fault of the file as a whole.

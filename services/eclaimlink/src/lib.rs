@@ -1,7 +1,9 @@
-//! Reads eClaimLink 2.0 files. Submissions and remittances share one reader, so that the same faults are found in both.
+//! Reads eClaimLink 2.0 files. Submissions and remittances share one reader, so that the same faults are found in
+//! both.
 //!
-//! A file is read claim by claim, so that memory use depends on the largest accepted claim, not on the file. [`scan`] checks
-//! the file as a whole; [`File`] then reads the claims. `docs/eclaimlink.md` lists the accepted formats.
+//! A file is read claim by claim, so that memory use depends on the largest accepted claim, not on the file.
+//! [`scan`] checks the file as a whole; [`File`] then reads the claims. `docs/eclaimlink.md` lists the accepted
+//! formats.
 
 mod encoding;
 mod xml;

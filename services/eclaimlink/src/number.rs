@@ -1,11 +1,11 @@
-//! Converts numbers in the formats of the public schema, `xs:float` and `xs:decimal`, to plain decimal notation without
-//! floating-point arithmetic: `5E2` is `500`, `150.0000` is `150`, `+.5` is `0.5`.
+//! Converts numbers in the formats of the public schema, `xs:float` and `xs:decimal`, to plain decimal notation
+//! without floating-point arithmetic: `5E2` is `500`, `150.0000` is `150`, `+.5` is `0.5`.
 
 /// The largest number of digits, more than any amount or quantity needs.
 const MAX_DIGITS: usize = 40;
 
-/// The number in plain decimal notation: an optional minus, digits and a fraction without trailing zeros. `None` if the text
-/// is not a number.
+/// The number in plain decimal notation: an optional minus, digits and a fraction without trailing zeros. `None`
+/// if the text is not a number.
 pub(crate) fn to_plain(text: &str) -> Option<String> {
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)?),

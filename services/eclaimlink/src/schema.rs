@@ -1,8 +1,8 @@
 //! The elements of the schema, and the check of a file's elements against it.
 //!
-//! An element that occurs twice where one is allowed is refused, because it is ambiguous which of the two counts. A control
-//! character in a text is refused too. Elements, attributes and text between elements that are not in the schema are not
-//! read and are reported in a remark.
+//! An element that occurs twice where one is allowed is refused, because it is ambiguous which of the two counts.
+//! A control character in a text is refused too. Elements, attributes and text between elements that are not in
+//! the schema are not read and are reported in a remark.
 
 use crate::{
     fault::{self, Fault, is_control},

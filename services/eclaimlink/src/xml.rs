@@ -1,5 +1,5 @@
-//! Reads XML, one child of the root at a time, within bounds. Namespace prefixes are ignored. A document type is refused, so
-//! only the five predefined entities exist.
+//! Reads XML, one child of the root at a time, within bounds. Namespace prefixes are ignored. A document type is
+//! refused, so only the five predefined entities exist.
 
 use std::io::{self, BufRead, Read};
 
@@ -20,7 +20,8 @@ pub(crate) const MAX_CLAIM_BYTES: usize = 4 << 20;
 pub(crate) const MAX_CLAIM_ELEMENTS: usize = 200_000;
 /// The largest depth of elements below the root.
 pub(crate) const MAX_DEPTH: usize = 8;
-/// The largest number of bytes between two tags. It bounds the memory use while a claim that is too large is skipped.
+/// The largest number of bytes between two tags. It bounds the memory use while a claim that is too large is
+/// skipped.
 pub(crate) const MAX_TOKEN_BYTES: usize = 16 << 20;
 
 /// An element with its text and its children.
@@ -68,7 +69,7 @@ pub(crate) enum Malformed {
     Encoding(String),
     #[error("cannot be read: {0}")]
     Io(String),
-    #[error("has a document type, which is not taken")]
+    #[error("has a document type, which is not supported")]
     DocumentType,
     #[error("uses the unknown entity &{0};")]
     UnknownEntity(String),
@@ -126,7 +127,7 @@ impl<R: BufRead> Reader<R> {
                 Event::Text(text) if is_blank(&text) => {}
                 _ => {
                     return Err(Malformed::Structure(
-                        "the document starts with something else than an element",
+                        "the document does not start with an element",
                     ));
                 }
             }
@@ -171,7 +172,8 @@ impl<R: BufRead> Reader<R> {
     }
 }
 
-/// Builds one child of the root. After a bound is exceeded, nothing more is stored; the fields that are complete identify it.
+/// Builds one child of the root. After a bound is exceeded, nothing more is stored; the fields that are complete
+/// identify it.
 #[derive(Default)]
 struct TreeBuilder {
     open: Vec<Element>,

@@ -7,8 +7,8 @@ use crate::Error;
 /// The largest number of digits after the decimal point.
 const MAX_SCALE: u32 = 18;
 
-/// A decimal with at most 18 digits after the point, such as the quantity `2`, `0.5` or `-1.250`. Stored without trailing
-/// zeros, so that equal numbers are equal values.
+/// A decimal with at most 18 digits after the point, such as the quantity `2`, `0.5` or `-1.250`. Stored without
+/// trailing zeros, so that equal numbers are equal values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decimal {
     digits: i64,
@@ -64,8 +64,8 @@ impl Decimal {
         self.checked_add(Self::new(other.digits.checked_neg()?, other.scale))
     }
 
-    /// `amount` × `part` ÷ `whole`, rounded down: the minor units of a part of a quantity. `None` if `whole` is zero or the
-    /// result does not fit into 64 bits.
+    /// `amount` × `part` ÷ `whole`, rounded down: the minor units of a part of a quantity. `None` if `whole` is
+    /// zero or the result does not fit into 64 bits.
     pub fn share_of(part: Self, whole: Self, amount: i64) -> Option<i64> {
         let scale = part.scale.max(whole.scale);
         let (part, whole) = (i128::from(part.scaled(scale)?), i128::from(whole.scaled(scale)?));

@@ -1,7 +1,7 @@
 //! Exact amounts of money: whole minor units and a currency, never a floating-point number.
 //!
-//! In protobuf messages, money is `google.type.Money` (units and nanos of one sign). Here it is an `i64` of minor units, so
-//! amounts reach about 92 quadrillion dollars; larger ones are an [`Error::Overflow`].
+//! In protobuf messages, money is `google.type.Money` (units and nanos of one sign). Here it is an `i64` of minor
+//! units, so amounts reach about 92 quadrillion dollars; larger ones are an [`Error::Overflow`].
 
 mod currency;
 mod decimal;
@@ -24,7 +24,7 @@ pub struct Money {
 pub enum Error {
     /// Not the ISO 4217 code of a currency for payments. XAU and CLF are codes, but not of such currencies.
     #[error(
-        "{0:?} is no currency that is paid in; ISO 4217's metals, funds and units of account are not taken"
+        "{0:?} is not a currency for payments; ISO 4217's metals, funds and units of account are not accepted"
     )]
     UnknownCurrency(String),
     /// More decimal digits than the currency has, so that a part of a minor unit would be lost.
@@ -36,7 +36,7 @@ pub enum Error {
         digits: u32,
     },
     /// `units` and `nanos` contradict each other, or `nanos` is a whole unit or more.
-    #[error("units and nanos must have one sign, and nanos must be below 1,000,000,000")]
+    #[error("units and nanos must have the same sign, and nanos must be below 1,000,000,000")]
     MixedSigns,
     /// More minor units than fit into 64 bits.
     #[error("the amount is too large")]

@@ -3,9 +3,9 @@
 use crate::Money;
 
 impl Money {
-    /// Splits the amount in proportion to `weights`. The parts sum to the amount exactly: every part is rounded towards zero,
-    /// and the remaining minor units are added, one each, to the parts with the largest remainders, the earlier ones first
-    /// among equals. If all weights are zero, the parts are as even as possible.
+    /// Splits the amount in proportion to `weights`. The parts sum to the amount exactly: every part is rounded
+    /// towards zero, and the remaining minor units are added, one each, to the parts with the largest remainders,
+    /// the earlier ones first among equals. If all weights are zero, the parts are as even as possible.
     pub fn allocate(self, weights: &[u64]) -> Vec<Self> {
         let even = vec![1; weights.len()];
         let weights = if weights.iter().all(|weight| *weight == 0) {

@@ -28,8 +28,8 @@ pub fn claimed_activities(details: &wire::ClaimDetails) -> Vec<ClaimedActivity> 
     details.activities.iter().map(decode).collect()
 }
 
-/// An amount in minor units. The rules refuse claims with amounts that are not whole fils, so a failure to convert cannot
-/// occur and counts as 0.
+/// An amount in minor units. The rules refuse claims with amounts that are not whole fils, so a failure to convert
+/// cannot occur and counts as 0.
 pub(super) fn minor(money: Option<&proto::google::r#type::Money>) -> i64 {
     money
         .and_then(|money| Money::try_from(money).ok())

@@ -19,7 +19,7 @@ use crate::{
 /// Whether resubmissions include their attachments, which may be large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachments {
-    /// Oldest first, up to [`MAX_ATTACHMENT_BYTES`] per claim.
+    /// Oldest first, up to 512 KiB per claim.
     Included,
     /// All attachments are empty.
     Omitted,

@@ -1,5 +1,6 @@
-//! A sandbox post office for use without a real one. It decides by the payer, as a card network's test mode decides by the
-//! card; `docs/sandbox-post-office.md` lists the payers. It stores what was submitted in its own table.
+//! A sandbox post office for use without a real one. It decides by the payer, as a card network's test mode
+//! decides by the card; `docs/sandbox-post-office.md` lists the payers. It stores what was submitted in its own
+//! table.
 
 use std::{sync::Arc, time::Duration};
 

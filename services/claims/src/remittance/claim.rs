@@ -70,7 +70,7 @@ fn line(element: &Element, index: usize, claim_denial_code: &str) -> Line {
     let start = fields.date("Start");
     let kind = fields.whole_number("Type");
     if kind.is_some_and(|kind| !ACTIVITY_TYPES.contains(&kind)) {
-        fields.invalid("Type", "is none of 3, 4, 5, 6, 8, 9, 10");
+        fields.invalid("Type", "must be one of 3, 4, 5, 6, 8, 9, 10");
     }
     fields.text("Code", 50);
     quantity(&mut fields);

@@ -15,7 +15,7 @@ pub struct File<R: BufRead> {
 
 /// A file that can be imported.
 #[derive(Debug)]
-pub struct Scanned {
+pub struct FileSummary {
     /// The header.
     pub header: Header,
     /// Content outside of the claims that was not read.
@@ -24,25 +24,25 @@ pub struct Scanned {
 
 /// A file that cannot be imported.
 #[derive(Debug)]
-pub struct Refused {
+pub struct RefusedFile {
     /// Whether the file has the disposition TEST.
     pub test: bool,
     /// The faults of the file as a whole.
     pub faults: Vec<Violation>,
 }
 
-/// Reads a whole file and checks that it is well-formed and has a header and as many claims as the header says. Nothing of a
-/// file that fails may be booked. The number of claims is bounded only by the file's size.
+/// Reads a whole file and checks that it is well-formed and has a header and as many claims as the header says.
+/// Nothing of a file that fails may be booked. The number of claims is bounded only by the file's size.
 ///
 /// # Errors
-/// [`Refused`] with every fault of the file as a whole.
-pub fn scan<R: BufRead>(source: R) -> Result<Scanned, Refused> {
+/// [`RefusedFile`] with every fault of the file as a whole.
+pub fn scan<R: BufRead>(source: R) -> Result<FileSummary, RefusedFile> {
     match eclaimlink::scan(source, Kind::Remittance, u64::MAX) {
-        Ok(scanned) => Ok(Scanned {
+        Ok(scanned) => Ok(FileSummary {
             header: scanned.header,
             remarks: scanned.remarks.into_iter().map(Fault::from).collect(),
         }),
-        Err(refused) => Err(Refused {
+        Err(refused) => Err(RefusedFile {
             test: refused.test,
             faults: refused.faults.iter().map(violation).collect(),
         }),

@@ -51,7 +51,7 @@ fn amount(field: &str, wire: Option<&Wire>, found: &mut Vec<Violation>) -> Optio
         Some(Ok(money)) if money.currency() != Currency::AED => Violation::new(
             "CURRENCY_NOT_AED",
             field,
-            format!("eClaimLink takes AED, not {}", money.currency()),
+            format!("eClaimLink accepts AED, not {}", money.currency()),
         ),
         Some(Ok(money)) if money.is_negative() => Violation::new("AMOUNT_INVALID", field, "is negative"),
         Some(Ok(money)) if money.minor() > MAX_AMOUNT => {

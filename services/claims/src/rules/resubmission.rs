@@ -18,7 +18,8 @@ pub struct SubmittedClaim<'a> {
     pub remitted: bool,
 }
 
-/// Checks the rules of a resubmission, except those of the details by themselves. Field paths are relative to the request.
+/// Checks the rules of a resubmission, except those of the details by themselves. Field paths are relative to the
+/// request.
 pub fn check_resubmission(
     submitted: SubmittedClaim<'_>,
     resubmission: &Resubmission,
@@ -55,7 +56,7 @@ fn number(submitted: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Vi
         ),
     ] {
         if was != is {
-            let message = format!("must stay {was:?}: another number is another claim");
+            let message = format!("must remain {was:?}: a different number identifies a different claim");
             found.push(Violation::new("CLAIM_NUMBER_CHANGED", field, message));
         }
     }
@@ -68,12 +69,12 @@ fn activity_ids(submitted: &ClaimDetails, corrected: &ClaimDetails, found: &mut 
             .cloned()
             .collect()
     };
-    let (gone, new) = (missing(submitted, corrected), missing(corrected, submitted));
-    if !gone.is_empty() || !new.is_empty() {
+    let (removed, added) = (missing(submitted, corrected), missing(corrected, submitted));
+    if !removed.is_empty() || !added.is_empty() {
         let message = format!(
-            "the activities must stay; gone: {}; new: {}",
-            list(&gone),
-            list(&new)
+            "the activity ids must not change; missing: {}; new: {}",
+            list(&removed),
+            list(&added)
         );
         found.push(Violation::new(
             "ACTIVITY_IDS_CHANGED",
@@ -93,7 +94,7 @@ fn list(ids: &[String]) -> String {
 
 /// The amounts must not change, because the order's split and its ledger entries depend on them.
 fn nets(submitted: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
-    const MESSAGE: &str = "must stay what it was: the order was charged by it";
+    const MESSAGE: &str = "must not change, because the order was charged with this amount";
     let changed = |was: Option<&Money>, is: Option<&Money>| {
         was.map(|was| (was.units, was.nanos)) != is.map(|is| (is.units, is.nanos))
     };

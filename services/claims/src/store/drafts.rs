@@ -29,8 +29,8 @@ pub enum Conflict {
     NumberTaken,
 }
 
-/// Locks these orders until the transaction ends, against other transactions that prepare or withdraw their claims. The
-/// locks are acquired in a fixed order, so that transactions do not deadlock.
+/// Locks these orders until the transaction ends, against other transactions that prepare or withdraw their
+/// claims. The locks are acquired in a fixed order, so that transactions do not deadlock.
 pub async fn lock_orders(conn: &mut PgConnection, order_ids: &[Uuid]) -> Result<(), sqlx::Error> {
     let lock = |id: &Uuid| {
         let (high, low) = id.as_u64_pair();

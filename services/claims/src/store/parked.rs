@@ -62,9 +62,10 @@ pub struct Filter {
     pub claim_id: Option<String>,
 }
 
-/// Locks these claim numbers until the transaction ends, against other transactions that book or park lines of these claims
-/// or record their submission. A claim therefore cannot be submitted between the look-up of the claim and the parking of its
-/// lines. The locks are acquired in a fixed order and before the claims' rows, so that transactions do not deadlock.
+/// Locks these claim numbers until the transaction ends, against other transactions that book or park lines of
+/// these claims or record their submission. A claim therefore cannot be submitted between the look-up of the claim
+/// and the parking of its lines. The locks are acquired in a fixed order and before the claims' rows, so that
+/// transactions do not deadlock.
 pub async fn lock_numbers(
     conn: &mut PgConnection,
     numbers: &[(&Facility, ClaimNumber<'_>)],

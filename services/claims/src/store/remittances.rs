@@ -243,7 +243,8 @@ pub async fn list_processed_claims(conn: &mut PgConnection, file: Uuid) -> Resul
     .await
 }
 
-/// Streams the reports of a file's claims in the order of the file, because all of them together may not fit into memory.
+/// Streams the reports of a file's claims in the order of the file, because all of them together may not fit into
+/// memory.
 pub fn stream_claim_reports(
     conn: &mut PgConnection,
     file: Uuid,

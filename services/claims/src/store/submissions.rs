@@ -42,9 +42,9 @@ pub struct LeaseRequest<'a> {
     pub purpose: Purpose,
 }
 
-/// Locks these claims in the order of their ids and leases for `lease_ms` milliseconds those that are not leased and whose
-/// state allows it. Returns the claims that exist, with their new lease epochs, and whether each was leased;
-/// `is_submitting` is true if another call holds the lease.
+/// Locks these claims in the order of their ids and leases for `lease_ms` milliseconds those that are not leased
+/// and whose state allows it. Returns the claims that exist, with their new lease epochs, and whether each was
+/// leased; `is_submitting` is true if another call holds the lease.
 pub async fn acquire_leases(
     conn: &mut PgConnection,
     requests: &[LeaseRequest<'_>],
@@ -156,7 +156,7 @@ pub struct Transition<'a> {
     pub changes: i64,
 }
 
-/// A claim whose lease was released.
+/// A claim after the release of its lease.
 #[derive(Clone, Debug)]
 pub struct ReleasedClaim {
     /// The claim.
@@ -175,10 +175,10 @@ pub struct ReleasedClaim {
     pub has_early_lines: bool,
 }
 
-/// Releases leases that are still held and returns their claims. The caller has locked the numbers of claims with a
-/// transition. A claim that waits for the post office is due again after `backoff`: after the first delay if it was received
-/// and is not decided; without an answer after a delay that doubles with each attempt, with a jitter of a tenth so that
-/// claims of one outage are not retried together.
+/// Releases leases that are still held and returns their claims. The caller has locked the numbers of claims with
+/// a transition. A claim that waits for the post office is due again after `backoff`: after the first delay if it
+/// was received and is not decided; without an answer after a delay that doubles with each attempt, with a jitter
+/// of a tenth so that claims of one outage are not retried together.
 pub async fn release_leases(
     conn: &mut PgConnection,
     releases: &[LeaseRelease<'_>],
@@ -254,7 +254,8 @@ pub struct NewCycle<'a> {
     pub resubmission: &'a Resubmission,
 }
 
-/// Starts the next cycle. The claim is due for the background worker at once, in case the current call is interrupted.
+/// Starts the next cycle. The claim is due for the background worker at once, in case the current call is
+/// interrupted.
 pub async fn start_cycle(
     conn: &mut PgConnection,
     facility: &Facility,
@@ -295,7 +296,8 @@ pub struct DueClaim {
     pub payer_id: String,
 }
 
-/// The claims of all facilities that are due, longest due first, at most `limit`, except those of `excluded_payers`.
+/// The claims of all facilities that are due, longest due first, at most `limit`, except those of
+/// `excluded_payers`.
 pub async fn list_due(
     conn: &mut PgConnection,
     limit: i32,
@@ -326,8 +328,8 @@ pub async fn list_due(
         .collect())
 }
 
-/// Postpones a claim after a permanent failure by `delay_ms`, so that it does not starve others. Releases the lease with
-/// `epoch`, under which it failed; a claim that another call has leased is not changed.
+/// Postpones a claim after a permanent failure by `delay_ms`, so that it does not starve others. Releases the
+/// lease with `epoch`, under which it failed; a claim that another call has leased is not changed.
 pub async fn postpone(
     conn: &mut PgConnection,
     facility: &Facility,

@@ -30,8 +30,8 @@ pub async fn lock_claims(
     rows.into_iter().map(Record::try_from).collect()
 }
 
-/// Withdraws claims; the caller has locked their rows. A call that is submitting one of them loses its lease. A claim that was
-/// never leased keeps its lease epoch of 0, which frees its number. Returns the time of the change.
+/// Withdraws claims; the caller has locked their rows. A call that is submitting one of them loses its lease. A
+/// claim that was never leased keeps its lease epoch of 0, which frees its number. Returns the time of the change.
 pub async fn withdraw(
     conn: &mut PgConnection,
     claims: &[(&Facility, Uuid)],

@@ -104,8 +104,9 @@ impl Leases {
         Leases(Batcher::new(command, Limits::default(), tasks))
     }
 
-    /// Leases the claim and claims the request's idempotency key in the same transaction. A key that exists already belongs to
-    /// an execution that was interrupted or still runs; the call that gets the lease continues it.
+    /// Leases the claim and claims the request's idempotency key in the same transaction. A key that exists
+    /// already belongs to an execution that was interrupted or still runs; the call that gets the lease continues
+    /// it.
     ///
     /// # Errors
     /// [`Error::ClaimNotFound`], [`Error::WrongState`]; nothing has changed then.
@@ -173,8 +174,8 @@ async fn acquire(
 /// The state of an idempotency key that was claimed before.
 type KeyState = Result<idempotency::Claim, idempotency::Error>;
 
-/// Claims the idempotency keys of requests whose claim was leased. Returns the states of the keys that were claimed before,
-/// by claim id.
+/// Claims the idempotency keys of requests that got their lease. Returns the states of the keys that were
+/// claimed before, by claim id.
 async fn claim_keys(
     conn: &mut PgConnection,
     leased: &[&LeaseRequest],

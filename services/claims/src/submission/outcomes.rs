@@ -1,5 +1,5 @@
-//! Records the outcomes of calls to the post office and releases the leases. Outcomes that arrive concurrently share a
-//! transaction.
+//! Records the outcomes of calls to the post office and releases the leases. Outcomes that arrive concurrently
+//! share a transaction.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -32,8 +32,8 @@ use crate::{
     },
 };
 
-/// The largest number of outcomes that wait to be recorded. It exceeds the number of concurrent calls, so that no outcome is
-/// refused: by then the post office has processed the submission.
+/// The largest number of outcomes that wait to be recorded. It exceeds the number of concurrent calls, so that no
+/// outcome is refused: by then the post office has processed the submission.
 const MAX_WAITING: usize = 1 << 20;
 
 /// The outcome of a call to the post office.
@@ -53,7 +53,7 @@ struct PendingRequest {
     encode_response: Box<dyn Fn(wire::Claim) -> Vec<u8> + Send + Sync>,
 }
 
-/// The claim of a request whose outcome was recorded; empty for an outcome without a request.
+/// The claim after its outcome was recorded; empty for an outcome without a request.
 #[derive(Debug, Default)]
 pub struct RecordedClaim {
     /// The claim after the transaction.
@@ -115,12 +115,12 @@ impl Outcomes {
         Outcomes(Batcher::new(command, limits, tasks))
     }
 
-    /// Records a verdict and releases the lease: books the remittance lines that were parked for the claim or for activities that
-    /// it has now, and stores the response to the request with `key`.
+    /// Records a verdict and releases the lease: books the remittance lines that were parked for the claim or for
+    /// activities that it has now, and stores the response to the request with `key`.
     ///
     /// # Errors
-    /// [`Error::SubmissionInProgress`] when another call has taken over the lease, [`Error::WrongState`] when the claim was
-    /// withdrawn in the meantime.
+    /// [`Error::SubmissionInProgress`] when another call has taken over the lease, [`Error::WrongState`] when the
+    /// claim was withdrawn in the meantime.
     pub async fn respond<M: Message + 'static>(
         &self,
         (lease, verdict): (Lease, Verdict),
@@ -151,8 +151,8 @@ impl Outcomes {
         Ok(())
     }
 
-    /// Releases a lease without a verdict; the claim's state does not change. If the claim waits for the post office, it is due
-    /// again after a backoff that doubles with each attempt.
+    /// Releases a lease without a verdict; the claim's state does not change. If the claim waits for the post
+    /// office, it is due again after a backoff that doubles with each attempt.
     ///
     /// # Errors
     /// When the database fails.
@@ -271,7 +271,7 @@ fn number(lease: &Lease) -> (&Facility, ClaimNumber<'_>) {
     (lease.facility(), number)
 }
 
-/// The errors of claims whose lease was lost, so that their outcomes were not recorded.
+/// The errors of claims that lost their lease, so that their outcomes were not recorded.
 async fn lost_lease_errors(conn: &mut PgConnection, claims: &[Uuid]) -> Result<Vec<(Uuid, Error)>, Error> {
     if claims.is_empty() {
         return Ok(Vec::new());
@@ -293,8 +293,8 @@ async fn lost_lease_errors(conn: &mut PgConnection, claims: &[Uuid]) -> Result<V
     Ok(claims.iter().map(|claim| (*claim, error(claim))).collect())
 }
 
-/// Stores the responses, which show the claims. A response that another execution of the same request stored first replaces
-/// this one.
+/// Stores the responses, which show the claims. A response that another execution of the same request stored first
+/// replaces this one.
 async fn store_responses(
     conn: &mut PgConnection,
     pending: Vec<PendingResponse<'_>>,

@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// The transition of a claim that was leased in the state `before`. Each event increments the version by one: one when the
-/// post office receives the claim, one when it decides.
+/// The transition of a claim that was leased in the state `before`. Each event increments the version by one: one
+/// when the post office receives the claim, one when it decides.
 pub(super) fn transition(before: State, verdict: &Verdict) -> Transition<'_> {
     let (state, rejection) = match verdict {
         Verdict::Pending => (State::Submitted, ""),
