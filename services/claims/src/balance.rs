@@ -1,41 +1,41 @@
-//! What the payer has done about a claim: always derived from its remittance lines, never kept beside them, so that
-//! there is one story only.
+//! The balance of a claim. It is always derived from the remittance lines and never stored, so that the two cannot
+//! differ.
 //!
-//! Per activity, net paid = min(max(sum of the payments - sum of the takebacks, 0), net). What the payer takes back it may
-//! pay again: payers correct a claim by taking all of it back and paying it anew. A payer that takes back more than it
-//! has paid has made a mistake, which the import reports, or its payment is still to come. Sums do not depend on the
-//! order in which lines arrive.
+//! Per activity, net paid = min(max(sum of the payments - sum of the takebacks, 0), net). A payer may pay again
+//! what it has taken back: payers correct a claim by taking back all of it and paying it again. If a payer takes
+//! back more than it has paid, it has made a mistake, which the import reports, or its payment is still to come.
+//! Sums do not depend on the order in which lines arrive.
 
 use std::collections::HashMap;
 
 use time::OffsetDateTime;
 
-/// What was asked for one activity.
+/// The claimed amount of one activity.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct ClaimedActivity {
     /// The activity.
     pub activity_id: String,
-    /// Minor units.
+    /// The claimed net in minor units.
     pub net: i64,
 }
 
-/// What one remittance said of one activity.
+/// A remittance line of one activity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// The activity.
     pub activity_id: String,
-    /// Minor units; negative for a takeback.
+    /// The payment in minor units; negative for a takeback.
     pub payment: i64,
-    /// Empty: none.
+    /// The denial code; empty for none.
     pub denial_code: String,
     /// When it was settled.
     pub settled_at: OffsetDateTime,
 }
 
-/// What has become of a net amount.
+/// The financial status of an activity or a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// No remittance line yet, or none that pays or denies.
+    /// There is no remittance line yet, or none that pays or denies.
     Pending,
     /// Some of the net was paid.
     PartiallyPaid,
@@ -54,47 +54,50 @@ pub enum Status {
 pub struct Activity {
     /// The activity.
     pub activity_id: String,
-    /// What was asked for.
+    /// The claimed net.
     pub net: i64,
     /// The sum of the payments, at most `net`.
     pub paid: i64,
-    /// What of `paid` is taken back and not paid again.
+    /// The part of `paid` that is taken back and not paid again.
     pub taken_back: i64,
-    /// Payments less takebacks beyond `net`.
+    /// By how much payments less takebacks exceed `net`.
     pub surplus: i64,
-    /// Takebacks beyond the payments.
+    /// By how much takebacks exceed payments.
     pub excess: i64,
-    /// Of the latest line by settlement date; empty if that has none.
+    /// The denial code of the latest line by settlement date; empty if that line has none.
     pub denial_code: String,
-    /// What it comes to.
+    /// The resulting status.
     pub status: Status,
 }
 
 /// A claim's balance, in minor units.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Balance {
-    /// In the order of the claim's activities.
+    /// The balances of the activities, in the order of the claim.
     pub activities: Vec<Activity>,
-    /// The sum of what counts as paid.
+    /// The sum of the activities' `paid`.
     pub paid: i64,
-    /// The sum of what counts as taken back.
+    /// The sum of the activities' `taken_back`.
     pub taken_back: i64,
-    /// What was paid beyond the net, and counts for nothing.
+    /// The sum of the activities' `surplus`, which does not count as paid.
     pub surplus: i64,
-    /// What was taken back beyond the payments, and counts for nothing until they come.
+    /// The sum of the activities' `excess`, which does not count as taken back until the payments arrive.
     pub excess: i64,
-    /// What it comes to.
+    /// The resulting status.
     pub status: Status,
 }
 
 impl Balance {
-    /// Derives the balance of the claim that asked for `asked` from `lines`, in the order they were booked.
-    pub fn of(asked: &[Asked], lines: &[Line]) -> Balance {
-        let mut tallies = Tallies::of(asked);
+    /// Derives the balance of a claim from its claimed activities and its lines, in the order they were booked.
+    pub fn new(claimed: &[ClaimedActivity], lines: &[Line]) -> Balance {
+        let mut tallies = Tallies::new(claimed);
         for line in lines {
             tallies.add(line);
         }
-        let activities: Vec<Activity> = asked.iter().map(|asked| tallies.activity(asked)).collect();
+        let activities: Vec<Activity> = claimed
+            .iter()
+            .map(|activity| tallies.activity(activity))
+            .collect();
         let sum = |part: fn(&Activity) -> i64| activities.iter().map(part).fold(0, i64::saturating_add);
         let (net, paid, taken_back) = (sum(|a| a.net), sum(|a| a.paid), sum(|a| a.taken_back));
         let (surplus, excess) = (sum(|a| a.surplus), sum(|a| a.excess));
@@ -115,27 +118,27 @@ impl Balance {
     }
 }
 
-/// What one new line does to its activity, in minor units.
+/// The effect of one new line on its activity, in minor units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// What is added to `paid` less `taken_back`.
+    /// The change of `paid` less `taken_back`.
     pub amount: i64,
-    /// What a takeback takes beyond what is paid up to now; 0 for others.
+    /// By how much a takeback exceeds what is paid so far; 0 for other lines.
     pub excess: i64,
-    /// What a payment leaves paid beyond the net; 0 for others.
+    /// By how much a payment brings the total above the net; 0 for other lines.
     pub surplus: i64,
 }
 
-/// What each of `new` changes, one after the other, once `booked` is booked.
-pub fn changes(asked: &[Asked], booked: &[Line], new: &[Line]) -> Vec<Change> {
-    let mut tallies = Tallies::of(asked);
+/// The changes by the lines in `new`, one after the other, after the lines in `booked`.
+pub fn changes(claimed: &[ClaimedActivity], booked: &[Line], new: &[Line]) -> Vec<Change> {
+    let mut tallies = Tallies::new(claimed);
     for line in booked {
         tallies.add(line);
     }
     new.iter().map(|line| tallies.add(line)).collect()
 }
 
-/// The running sums of a claim's activities.
+/// The running sums of a claim's activities, by activity id.
 struct Tallies<'a>(HashMap<&'a str, Tally<'a>>);
 
 #[derive(Default)]
@@ -147,20 +150,20 @@ struct Tally<'a> {
 }
 
 impl<'a> Tallies<'a> {
-    fn of(asked: &'a [Asked]) -> Tallies<'a> {
-        let tally = |asked: &'a Asked| {
+    fn new(claimed: &'a [ClaimedActivity]) -> Tallies<'a> {
+        let tally = |claimed: &'a ClaimedActivity| {
             (
-                asked.activity_id.as_str(),
+                claimed.activity_id.as_str(),
                 Tally {
-                    net: asked.net,
+                    net: claimed.net,
                     ..Tally::default()
                 },
             )
         };
-        Tallies(asked.iter().map(tally).collect())
+        Tallies(claimed.iter().map(tally).collect())
     }
 
-    /// A line of an activity that was not asked for changes nothing.
+    /// Adds a line. A line of an activity that was not claimed changes nothing.
     fn add(&mut self, line: &'a Line) -> Change {
         let Some(tally) = self.0.get_mut(line.activity_id.as_str()) else {
             return Change::default();
@@ -176,15 +179,15 @@ impl<'a> Tallies<'a> {
         }
     }
 
-    fn activity(&self, asked: &Asked) -> Activity {
+    fn activity(&self, claimed: &ClaimedActivity) -> Activity {
         let none = Tally {
-            net: asked.net,
+            net: claimed.net,
             ..Tally::default()
         };
-        let tally = self.0.get(asked.activity_id.as_str()).unwrap_or(&none);
+        let tally = self.0.get(claimed.activity_id.as_str()).unwrap_or(&none);
         Activity {
-            activity_id: asked.activity_id.clone(),
-            net: asked.net,
+            activity_id: claimed.activity_id.clone(),
+            net: claimed.net,
             paid: tally.paid(),
             taken_back: tally.taken_back(),
             surplus: tally.surplus(),
@@ -193,18 +196,18 @@ impl<'a> Tallies<'a> {
                 .latest
                 .map(|line| line.denial_code.clone())
                 .unwrap_or_default(),
-            status: status(asked.net, tally.paid(), tally.taken_back(), tally.latest),
+            status: status(claimed.net, tally.paid(), tally.taken_back(), tally.latest),
         }
     }
 }
 
 impl Tally<'_> {
     fn paid(&self) -> i64 {
-        at_most(self.positive, self.net)
+        capped(self.positive, self.net)
     }
 
     fn net_paid(&self) -> i64 {
-        at_most((self.positive - self.negative).max(0), self.net)
+        capped((self.positive - self.negative).max(0), self.net)
     }
 
     fn taken_back(&self) -> i64 {
@@ -212,24 +215,24 @@ impl Tally<'_> {
     }
 
     fn surplus(&self) -> i64 {
-        beyond(self.positive - self.negative, self.net)
+        excess_over(self.positive - self.negative, self.net)
     }
 
     fn excess(&self) -> i64 {
-        beyond(self.negative - self.positive, 0)
+        excess_over(self.negative - self.positive, 0)
     }
 }
 
-fn beyond(amount: i128, bound: i64) -> i64 {
-    let beyond = (amount - i128::from(bound)).max(0);
-    i64::try_from(beyond).unwrap_or(i64::MAX)
+fn excess_over(amount: i128, bound: i64) -> i64 {
+    let excess = (amount - i128::from(bound)).max(0);
+    i64::try_from(excess).unwrap_or(i64::MAX)
 }
 
-fn at_most(amount: i128, bound: i64) -> i64 {
+fn capped(amount: i128, bound: i64) -> i64 {
     i64::try_from(amount).map_or(bound, |amount| amount.min(bound))
 }
 
-/// The latest by settlement date; among equals the one booked last.
+/// The latest line by settlement date; of several, the one that was booked last.
 fn latest<'a>(lines: impl Iterator<Item = &'a Line>) -> Option<&'a Line> {
     lines.max_by_key(|line| line.settled_at)
 }

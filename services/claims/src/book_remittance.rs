@@ -1,4 +1,4 @@
-//! One claim of a remittance file is booked, in a transaction of its own: one bad claim never stops the others.
+//! Books one claim of a remittance file in its own transaction, so that an invalid claim does not stop the others.
 
 use chassis::{Facility, postgres::Fault as DatabaseFault};
 use money::{Currency, Money};
@@ -6,46 +6,46 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
+    app::App,
     booking::{self, Booking},
-    desk::Desk,
     error::Error,
-    matching::{self, Hold, Matched},
+    import_report::{LineOutcome, Report},
+    matching::{self, HoldReason, MatchedLines},
     remittance::{Claim, Fault},
-    report::{Fate, Report},
     store::{
         self, Record,
-        parked::Number,
+        parked::ClaimNumber,
         remittances::{Advice, NewLine},
     },
 };
 
-/// Books what can be booked, parks what cannot yet, and keeps the claim's report with it. A claim that is done already,
-/// by another import of the same file, is left alone. A claim that can never be booked is refused by name.
+/// Books the lines that can be booked, parks the others and stores the claim's report. A claim that another import
+/// of the same file has processed is not changed. A claim that can never be booked is refused in its report.
 ///
 /// # Errors
-/// What passes: the claim is to be booked again later.
-pub async fn book(desk: &Desk, facility: &Facility, file: Uuid, claim: Claim) -> Result<(), Error> {
-    match try_book(desk, facility, file, &claim).await {
-        Err(error) => match never(&error) {
-            Some(fault) => refuse(desk, facility, file, &claim, &fault).await,
+/// A transient failure: the claim is to be booked again later.
+pub async fn execute(app: &App, facility: &Facility, file: Uuid, claim: Claim) -> Result<(), Error> {
+    match try_book(app, facility, file, &claim).await {
+        Err(error) => match permanent_fault(&error) {
+            Some(fault) => refuse(app, facility, file, &claim, &fault).await,
             None => Err(error),
         },
         Ok(()) => Ok(()),
     }
 }
 
-/// Why the claim can never be booked; none if it may be later.
-fn never(error: &Error) -> Option<Fault> {
+/// Why the claim can never be booked; `None` for a transient error.
+fn permanent_fault(error: &Error) -> Option<Fault> {
     match error {
         Error::Events(events::Error::TooLarge { size, limit, .. }) => {
             let message =
-                format!("what it changes takes {size} bytes as an event, at most {limit} can be published");
+                format!("the event with its changes has {size} bytes, at most {limit} can be published");
             Some(Fault::new("CLAIM_TOO_LARGE", message))
         }
         Error::Database(error) | Error::Events(events::Error::Database(error))
             if DatabaseFault::of(error) == DatabaseFault::Refused =>
         {
-            tracing::error!(error.message = %error, "the database refuses a remittance's claim");
+            tracing::error!(error.message = %error, "the database refuses a claim of a remittance");
             Some(Fault::new(
                 "CLAIM_UNSTORABLE",
                 "cannot be stored; see the service's log",
@@ -56,38 +56,41 @@ fn never(error: &Error) -> Option<Fault> {
 }
 
 async fn refuse(
-    desk: &Desk,
+    app: &App,
     facility: &Facility,
     file: Uuid,
     claim: &Claim,
     fault: &Fault,
 ) -> Result<(), Error> {
-    let mut report = Report::of_one_claim();
-    report.violation(&claim.id, "", fault);
+    let mut report = Report::for_claim();
+    report.add_violation(&claim.id, "", fault);
     for line in &claim.lines {
-        report.line(Fate::Refused, line.payment.unwrap_or(0));
+        report.add_line(LineOutcome::Refused, line.payment.unwrap_or(0));
     }
-    let mut tx = desk.database.begin(facility).await?;
-    let kept = report.encode();
-    store::remittances::keep_claim(&mut tx, facility.as_str(), file, claim.ordinal, &kept).await?;
+    let mut tx = app.database.begin(facility).await?;
+    let encoded = report.encode();
+    store::remittances::insert_claim_report(&mut tx, facility.as_str(), file, claim.ordinal, &encoded)
+        .await?;
     tx.commit().await?;
     Ok(())
 }
 
-async fn try_book(desk: &Desk, facility: &Facility, file: Uuid, claim: &Claim) -> Result<(), Error> {
-    let mut tx = desk.database.begin(facility).await?;
+async fn try_book(app: &App, facility: &Facility, file: Uuid, claim: &Claim) -> Result<(), Error> {
+    let mut tx = app.database.begin(facility).await?;
     let advice = advice(file, claim);
     let mut plan = plan(&mut tx, facility, advice, claim).await?;
     let report = plan.report.encode();
-    if !store::remittances::keep_claim(&mut tx, facility.as_str(), file, claim.ordinal, &report).await? {
+    if !store::remittances::insert_claim_report(&mut tx, facility.as_str(), file, claim.ordinal, &report)
+        .await?
+    {
         tx.rollback().await?;
         return Ok(());
     }
-    for hold in Hold::ALL {
-        let lines = plan.matched.held_for(hold);
+    for reason in HoldReason::ALL {
+        let lines = plan.matched.held_lines(reason);
         if !lines.is_empty() {
-            let held = (hold.as_str(), &lines[..]);
-            store::parked::park(
+            let held = (reason.as_str(), &lines[..]);
+            store::parked::insert(
                 &mut tx,
                 facility.as_str(),
                 number(claim),
@@ -98,31 +101,31 @@ async fn try_book(desk: &Desk, facility: &Facility, file: Uuid, claim: &Claim) -
             .await?;
         }
     }
-    if let Some((record, booking)) = &mut plan.book {
-        booking::name_payer(record, advice.sender_id, &claim.id_payer);
+    if let Some((record, booking)) = &mut plan.booking {
+        booking::set_payer(record, advice.sender_id, &claim.id_payer);
         let booking = std::mem::take(booking);
-        let event = booking.write(&mut tx, facility, record, advice).await?;
+        let event = booking.execute(&mut tx, facility, record, advice).await?;
         plan.events.push(event);
     }
     events::append(&mut tx, &plan.events).await?;
     tx.commit().await?;
-    plan.report.meter();
-    desk.outbox.wake();
+    plan.report.record_metrics();
+    app.outbox.wake();
     Ok(())
 }
 
-/// What [`book`] would do, and nothing done.
-pub async fn check(desk: &Desk, facility: &Facility, claim: Claim) -> Result<Report, Error> {
-    let mut tx = desk.database.begin(facility).await?;
+/// The report that [`execute`] would store. Writes nothing.
+pub async fn dry_run(app: &App, facility: &Facility, claim: Claim) -> Result<Report, Error> {
+    let mut tx = app.database.begin(facility).await?;
     let plan = plan(&mut tx, facility, advice(Uuid::nil(), &claim), &claim).await?;
     tx.rollback().await?;
     Ok(plan.report)
 }
 
 struct Plan {
-    matched: Matched,
-    book: Option<(Record, Booking)>,
-    /// Of early lines that are booked on the way.
+    matched: MatchedLines,
+    booking: Option<(Record, Booking)>,
+    /// The events of early lines that are booked in the same transaction.
     events: Vec<events::Event>,
     report: Report,
 }
@@ -137,8 +140,8 @@ fn advice(file: Uuid, claim: &Claim) -> Advice<'_> {
     }
 }
 
-fn number(claim: &Claim) -> Number<'_> {
-    Number {
+fn number(claim: &Claim) -> ClaimNumber<'_> {
+    ClaimNumber {
         provider_id: &claim.provider_id,
         claim_id: &claim.id,
     }
@@ -150,55 +153,55 @@ async fn plan(
     advice: Advice<'_>,
     claim: &Claim,
 ) -> Result<Plan, Error> {
-    let (good, mut report) = sift(claim);
+    let (valid, mut report) = validate(claim);
     let mut plan = Plan {
-        matched: Matched::default(),
-        book: None,
+        matched: MatchedLines::default(),
+        booking: None,
         events: Vec::new(),
         report: Report::default(),
     };
-    if good.is_empty() {
+    if valid.is_empty() {
         plan.report = report;
         return Ok(plan);
     }
     store::parked::lock_numbers(conn, &[(facility, number(claim))]).await?;
     let Some(mut record) = find(conn, facility, claim).await? else {
-        let parked = store::parked::of_number(conn, facility.as_str(), number(claim)).await?;
-        plan.matched = matching::without_claim(&parked, advice, good);
+        let parked = store::parked::list_by_number(conn, facility.as_str(), number(claim)).await?;
+        plan.matched = matching::match_without_claim(&parked, advice, valid);
         report_held(claim, &plan.matched, &mut report);
         plan.report = report;
         return Ok(plan);
     };
-    plan.events = booking::unpark(conn, facility, &mut record).await?;
-    let booked = store::remittances::lines(conn, &[record.id]).await?;
-    plan.matched = matching::with_claim(&record, &booked, advice, good);
+    plan.events = booking::book_parked_lines(conn, facility, &mut record).await?;
+    let booked = store::remittances::list_lines(conn, &[record.id]).await?;
+    plan.matched = matching::match_to_claim(&record, &booked, advice, valid);
     report_held(claim, &plan.matched, &mut report);
-    if !plan.matched.book.is_empty() {
-        let booking = Booking::plan(&record, &booked, advice, plan.matched.book.clone());
+    if !plan.matched.to_book.is_empty() {
+        let booking = Booking::new(&record, &booked, advice, plan.matched.to_book.clone());
         report_booked(claim, &record, &booking, &mut report);
-        plan.book = Some((record, booking));
+        plan.booking = Some((record, booking));
     }
     plan.report = report;
     Ok(plan)
 }
 
-/// Refuses the whole claim if it, or one of its lines, breaks a rule: it is taken whole or not at all, so that a
-/// corrected file finds nothing of it booked.
-fn sift(claim: &Claim) -> (Vec<NewLine>, Report) {
-    let mut report = Report::of_one_claim();
+/// Refuses the whole claim if it or one of its lines breaks a rule. A claim is booked completely or not at all, so
+/// that a corrected file finds none of its lines booked.
+fn validate(claim: &Claim) -> (Vec<NewLine>, Report) {
+    let mut report = Report::for_claim();
     for remark in &claim.remarks {
-        report.remark(&claim.id, "", remark);
+        report.add_remark(&claim.id, "", remark);
     }
     for fault in &claim.faults {
-        report.violation(&claim.id, "", fault);
+        report.add_violation(&claim.id, "", fault);
     }
-    let mut good = Vec::new();
+    let mut valid = Vec::new();
     for (index, line) in claim.lines.iter().enumerate() {
         for fault in &line.faults {
-            report.violation(&claim.id, &line.activity_id, fault);
+            report.add_violation(&claim.id, &line.activity_id, fault);
         }
         if let Some(payment) = line.payment {
-            good.push(NewLine {
+            valid.push(NewLine {
                 line: i32::try_from(index).unwrap_or(i32::MAX),
                 activity_id: line.activity_id.clone(),
                 payment,
@@ -207,17 +210,17 @@ fn sift(claim: &Claim) -> (Vec<NewLine>, Report) {
         }
     }
     if claim.faults.is_empty() && claim.lines.iter().all(|line| line.faults.is_empty()) {
-        return (good, report);
+        return (valid, report);
     }
     for line in &claim.lines {
-        report.line(Fate::Refused, line.payment.unwrap_or(0));
+        report.add_line(LineOutcome::Refused, line.payment.unwrap_or(0));
     }
     (Vec::new(), report)
 }
 
-/// The claim that the file speaks of, locked, once the post office has taken it.
+/// Finds and locks the claim that the file refers to. `None` until the post office has received it.
 async fn find(conn: &mut PgConnection, facility: &Facility, claim: &Claim) -> Result<Option<Record>, Error> {
-    let id = store::id_of_number(conn, facility.as_str(), &claim.provider_id, &claim.id).await?;
+    let id = store::find_id(conn, facility.as_str(), &claim.provider_id, &claim.id).await?;
     let record = match id {
         Some(id) => store::lock(conn, id).await?,
         None => None,
@@ -225,19 +228,19 @@ async fn find(conn: &mut PgConnection, facility: &Facility, claim: &Claim) -> Re
     Ok(record.filter(|record| record.submitted_at.is_some()))
 }
 
-fn report_held(claim: &Claim, matched: &Matched, report: &mut Report) {
-    let mut foreign = false;
+fn report_held(claim: &Claim, matched: &MatchedLines, report: &mut Report) {
+    let mut sender_reported = false;
     for held in &matched.held {
-        report.line(Fate::from(held.hold), held.line.payment);
-        match (&held.fault, held.hold) {
+        report.add_line(LineOutcome::from(held.reason), held.line.payment);
+        match (&held.fault, held.reason) {
             (None, _) => {}
-            // The sender is the whole claim's: it is named once.
-            (Some(_), Hold::ForeignSender) if foreign => {}
-            (Some(fault), Hold::ForeignSender) => {
-                foreign = true;
-                report.violation(&claim.id, "", fault);
+            // The sender is the same for all lines of the claim, so it is reported once.
+            (Some(_), HoldReason::ForeignSender) if sender_reported => {}
+            (Some(fault), HoldReason::ForeignSender) => {
+                sender_reported = true;
+                report.add_violation(&claim.id, "", fault);
             }
-            (Some(fault), _) => report.violation(&claim.id, &held.line.activity_id, fault),
+            (Some(fault), _) => report.add_violation(&claim.id, &held.line.activity_id, fault),
         }
     }
 }
@@ -245,26 +248,26 @@ fn report_held(claim: &Claim, matched: &Matched, report: &mut Report) {
 fn report_booked(claim: &Claim, record: &Record, booking: &Booking, report: &mut Report) {
     if !record.id_payer.is_empty() && record.id_payer != claim.id_payer {
         let message = format!(
-            "the payer's number was {} and is {} now",
+            "the payer's number of the claim changed from {} to {}",
             record.id_payer, claim.id_payer
         );
-        report.remark(&claim.id, "", &Fault::new("ID_PAYER_CHANGED", message));
+        report.add_remark(&claim.id, "", &Fault::new("ID_PAYER_CHANGED", message));
     }
     for (line, change) in booking.lines().iter().zip(&booking.changes) {
-        report.line(Fate::Booked, change.amount);
-        report.beyond(line.payment - change.amount);
-        let net = booking.net_of(&line.activity_id);
-        let said = usize::try_from(line.line)
+        report.add_line(LineOutcome::Booked, change.amount);
+        report.add_above_net(line.payment - change.amount);
+        let net = booking.claimed_net(&line.activity_id);
+        let reported = usize::try_from(line.line)
             .ok()
             .and_then(|index| claim.lines.get(index)?.net);
-        if let Some(said) = said.filter(|said| *said != net) {
-            report.violation(&claim.id, &line.activity_id, &net_differs(said, net));
+        if let Some(reported) = reported.filter(|reported| *reported != net) {
+            report.add_violation(&claim.id, &line.activity_id, &net_differs(reported, net));
         }
         if change.excess > 0 {
-            report.violation(&claim.id, &line.activity_id, &excess(change.excess));
+            report.add_violation(&claim.id, &line.activity_id, &excess(change.excess));
         }
         if change.surplus > 0 {
-            report.violation(&claim.id, &line.activity_id, &surplus(change.surplus, net));
+            report.add_violation(&claim.id, &line.activity_id, &surplus(change.surplus, net));
         }
     }
 }
@@ -273,17 +276,17 @@ fn money(minor: i64) -> Money {
     Money::new(minor, Currency::AED)
 }
 
-/// The payer repeats another net than the claim asks for. The line is booked: the claim's own net bounds what counts.
-fn net_differs(said: i64, net: i64) -> Fault {
+/// The payer reports another net than was claimed. The line is booked; the claimed net bounds what counts as paid.
+fn net_differs(reported: i64, net: i64) -> Fault {
     let message = format!(
-        "the payer says a net of {}, the claim asks for {}; booked, and the claim's net counts",
-        money(said),
+        "the payer reports a net of {}, but {} was claimed; booked, and the claimed net counts",
+        money(reported),
         money(net)
     );
     Fault::new("NET_DIFFERS", message)
 }
 
-/// The payer has paid more than it was asked for. The line is booked; what counts as paid is cut to the net.
+/// The payer has paid more than was claimed. The line is booked; the net bounds what counts as paid.
 fn surplus(minor: i64, net: i64) -> Fault {
     let message = format!(
         "{} is paid on a net of {}; booked, and {} beyond the net does not count",
@@ -294,11 +297,11 @@ fn surplus(minor: i64, net: i64) -> Fault {
     Fault::new("PAID_ABOVE_NET", message)
 }
 
-/// The payer takes back more than it has paid so far. The line is booked, or its money would be lost sight of; what is
-/// beyond the payments counts once they come.
+/// The payer takes back more than it has paid so far. The line is booked, so that its amount is not lost; the
+/// excess counts once the payments arrive.
 fn excess(minor: i64) -> Fault {
     let message = format!(
-        "{} more is taken back than was paid; booked, and counted up to what is paid",
+        "{} more is taken back than was paid; booked, and counted up to the amount paid",
         money(minor)
     );
     Fault::new("TAKEBACK_ABOVE_PAID", message)

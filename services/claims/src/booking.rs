@@ -1,4 +1,4 @@
-//! Remittance lines are booked on a claim, and the event says what that changes.
+//! Books remittance lines on a claim and builds the event with the changes.
 
 use std::collections::BTreeMap;
 
@@ -9,69 +9,73 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    announce::event,
     balance::{self, Balance, Change, Line},
     error::Error,
-    matching::{self, Hold},
+    events::to_event,
+    grpc::{decode, encode},
+    matching::{self, HoldReason},
     store::{
         self, Record,
-        parked::{Number, ParkedLine},
+        parked::{ClaimNumber, ParkedLine},
         remittances::{Advice, BookedLine, NewLine},
     },
-    view,
 };
 
-/// Lines that are to be booked on a claim, seen against what is booked already.
+/// Lines to be booked on a claim, compared with the lines that are booked already.
 #[derive(Debug, Default)]
 pub struct Booking {
-    asked: Vec<balance::Asked>,
+    claimed: Vec<balance::ClaimedActivity>,
     booked: Vec<Line>,
     new: Vec<NewLine>,
-    /// What each new line changes.
+    /// The change by each new line.
     pub changes: Vec<Change>,
 }
 
 impl Booking {
-    /// Sees what `new` would change. The claim is locked; `booked` is what is booked on it.
-    pub fn plan(record: &Record, booked: &[BookedLine], advice: Advice<'_>, new: Vec<NewLine>) -> Booking {
-        let asked = view::asked(&record.details);
+    /// Computes the changes by the lines in `new`. The caller has locked the claim; `booked` are its booked lines.
+    pub fn new(record: &Record, booked: &[BookedLine], advice: Advice<'_>, new: Vec<NewLine>) -> Booking {
+        let claimed = decode::claimed_activities(&record.details);
         let booked: Vec<Line> = booked.iter().map(Line::from).collect();
-        let changes = balance::changes(&asked, &booked, &lines(advice, &new));
+        let changes = balance::changes(&claimed, &booked, &lines(advice, &new));
         Booking {
-            asked,
+            claimed,
             booked,
             new,
             changes,
         }
     }
 
-    /// The lines themselves.
+    /// The new lines.
     pub fn lines(&self) -> &[NewLine] {
         &self.new
     }
 
-    /// What was asked for an activity, in minor units.
-    pub fn net_of(&self, activity_id: &str) -> i64 {
-        let asked = self.asked.iter().find(|asked| asked.activity_id == activity_id);
-        asked.map_or(0, |asked| asked.net)
+    /// The claimed net of an activity, in minor units.
+    pub fn claimed_net(&self, activity_id: &str) -> i64 {
+        let activity = self
+            .claimed
+            .iter()
+            .find(|activity| activity.activity_id == activity_id);
+        activity.map_or(0, |activity| activity.net)
     }
 
-    /// Books the lines. Answers the event to append.
-    pub async fn write(
+    /// Books the lines. Returns the event to append.
+    pub async fn execute(
         self,
         conn: &mut PgConnection,
         facility: &Facility,
         record: &mut Record,
         advice: Advice<'_>,
     ) -> Result<Event, sqlx::Error> {
-        store::remittances::book(conn, facility.as_str(), record.id, advice, &self.new).await?;
+        store::remittances::insert_lines(conn, facility.as_str(), record.id, advice, &self.new).await?;
         record.version += 1;
-        store::remittances::touch(conn, record).await?;
-        Ok(self.event(facility, record, advice))
+        store::remittances::update_claim(conn, record).await?;
+        Ok(self.into_event(facility, record, advice))
     }
 
-    /// The report of a file whose lines have waited was given long ago: what it could not name is told here.
-    fn tell_what_is_beyond(&self, record: &Record) {
+    /// Logs surplus and excess of lines that were parked. The report of their file was returned before they were
+    /// booked.
+    fn log_excess(&self, record: &Record) {
         for (line, change) in self.new.iter().zip(&self.changes) {
             for (rule, minor) in [
                 ("PAID_ABOVE_NET", change.surplus),
@@ -80,21 +84,21 @@ impl Booking {
                 if minor > 0 {
                     tracing::warn!(
                         claim.id = %record.id, claim.activity_id = line.activity_id, remittance.rule = rule,
-                        remittance.beyond_minor = minor, "a line that waited for its claim goes beyond it"
+                        remittance.beyond_minor = minor, "a parked line was booked with a surplus or an excess"
                     );
                 }
             }
         }
     }
 
-    fn event(mut self, facility: &Facility, record: &Record, advice: Advice<'_>) -> Event {
+    fn into_event(mut self, facility: &Facility, record: &Record, advice: Advice<'_>) -> Event {
         let takes_back = self.new.iter().any(|line| line.payment < 0);
         let pays = self.new.iter().any(|line| line.payment > 0);
         self.booked.extend(lines(advice, &self.new));
-        let balance = Balance::of(&self.asked, &self.booked);
+        let balance = Balance::new(&self.claimed, &self.booked);
         let booked = |(line, change): (NewLine, &Change)| wire::BookedLine {
             activity_id: line.activity_id,
-            amount: Some(view::aed(change.amount)),
+            amount: Some(encode::aed(change.amount)),
             denial_code: line.denial_code,
             payment_reference: advice.payment_reference.to_owned(),
         };
@@ -104,45 +108,45 @@ impl Booking {
             payer_id: record.details.payer_id.clone(),
             lines: self.new.into_iter().zip(&self.changes).map(booked).collect(),
             net: record.details.net.clone(),
-            net_paid: Some(view::aed(balance.net_paid())),
-            activities: view::activities(&balance),
-            financial_status: view::status(balance.status).into(),
+            net_paid: Some(encode::aed(balance.net_paid())),
+            activities: encode::activities(&balance),
+            financial_status: encode::status(balance.status).into(),
         });
         let (id, version) = (record.id, record.version);
         match (takes_back, pays) {
-            (true, _) => event(facility, id, version, &wire::ClaimTakenBack { remittance }),
-            (false, true) => event(facility, id, version, &wire::ClaimRemitted { remittance }),
-            (false, false) => event(facility, id, version, &wire::ClaimDenied { remittance }),
+            (true, _) => to_event(facility, id, version, &wire::ClaimTakenBack { remittance }),
+            (false, true) => to_event(facility, id, version, &wire::ClaimRemitted { remittance }),
+            (false, false) => to_event(facility, id, version, &wire::ClaimDenied { remittance }),
         }
     }
 }
 
-/// The payer's number and who sends it are kept with the claim, from the first remittance that is booked on it.
-pub fn name_payer(record: &mut Record, sender_id: &str, id_payer: &str) {
+/// Stores the payer's number and, for the first remittance that is booked, the sender in the claim's record.
+pub fn set_payer(record: &mut Record, sender_id: &str, id_payer: &str) {
     record.id_payer = id_payer.to_owned();
     if record.remitter_id.is_empty() {
         record.remitter_id = sender_id.to_owned();
     }
 }
 
-/// Books the early lines that have waited for this claim or its activities, one event for each file, the earliest
-/// settled first; those that are not to be booked go on waiting, for somebody's decision. The number and the claim are
-/// locked. Answers the events to append.
-pub async fn unpark(
+/// Books the early lines that were parked for this claim or its activities, earliest settlement first, with one
+/// event for each file. Lines that cannot be booked are held for the decision of a person. The caller has locked
+/// the claim number and the claim. Returns the events to append.
+pub async fn book_parked_lines(
     conn: &mut PgConnection,
     facility: &Facility,
     record: &mut Record,
 ) -> Result<Vec<Event>, Error> {
     let details = &record.details;
-    let number = Number {
+    let number = ClaimNumber {
         provider_id: &details.provider_id,
         claim_id: &details.claim_id,
     };
-    let waiting = store::parked::of_number(conn, facility.as_str(), number).await?;
+    let parked = store::parked::list_by_number(conn, facility.as_str(), number).await?;
     let mut by_advice: BTreeMap<(time::OffsetDateTime, Uuid, i32), Vec<ParkedLine>> = BTreeMap::new();
-    let early = waiting
+    let early = parked
         .into_iter()
-        .filter(|line| line.reason == Hold::Early.as_str());
+        .filter(|line| line.reason == HoldReason::Early.as_str());
     for line in early {
         by_advice
             .entry((line.settled_at, line.file, line.ordinal))
@@ -150,46 +154,57 @@ pub async fn unpark(
             .push(line);
     }
     let mut events = Vec::new();
-    for (_, mut waited) in by_advice {
-        waited.sort_by_key(|line| line.line);
-        events.extend(unpark_one(conn, facility, record, waited).await?);
+    for (_, mut parked) in by_advice {
+        parked.sort_by_key(|line| line.line);
+        events.extend(book_parked_group(conn, facility, record, parked).await?);
     }
     Ok(events)
 }
 
-/// The lines of one claim in one file.
-async fn unpark_one(
+/// Books the parked lines of one file.
+async fn book_parked_group(
     conn: &mut PgConnection,
     facility: &Facility,
     record: &mut Record,
-    waited: Vec<ParkedLine>,
+    parked: Vec<ParkedLine>,
 ) -> Result<Option<Event>, Error> {
-    let Some(first) = waited.first().cloned() else {
+    let Some(first) = parked.first().cloned() else {
         return Ok(None);
     };
     let advice = Advice::from(&first);
-    let ids: BTreeMap<i32, i64> = waited.iter().map(|line| (line.line, line.id)).collect();
+    let ids: BTreeMap<i32, i64> = parked.iter().map(|line| (line.line, line.id)).collect();
     let ids_of = |lines: &[NewLine]| -> Vec<i64> {
         let ids = lines.iter().filter_map(|line| ids.get(&line.line));
         ids.copied().collect()
     };
-    let booked = store::remittances::lines(conn, &[record.id]).await?;
-    let new = waited.into_iter().map(NewLine::from).collect();
-    let matched = matching::with_claim(record, &booked, advice, new);
-    for hold in [Hold::ForeignSender, Hold::Repeated] {
-        let held = ids_of(&matched.held_for(hold));
+    let booked = store::remittances::list_lines(conn, &[record.id]).await?;
+    let new = parked.into_iter().map(NewLine::from).collect();
+    let matched = matching::match_to_claim(record, &booked, advice, new);
+    for reason in [HoldReason::ForeignSender, HoldReason::Repeated] {
+        let held = ids_of(&matched.held_lines(reason));
         if !held.is_empty() {
-            store::parked::hold(conn, &held, hold.as_str()).await?;
+            store::parked::hold(conn, &held, reason.as_str()).await?;
         }
     }
-    if matched.book.is_empty() {
+    if matched.to_book.is_empty() {
         return Ok(None);
     }
-    store::parked::take(conn, &ids_of(&matched.book)).await?;
-    name_payer(record, advice.sender_id, &first.id_payer);
-    let booking = Booking::plan(record, &booked, advice, matched.book);
-    booking.tell_what_is_beyond(record);
-    Ok(Some(booking.write(conn, facility, record, advice).await?))
+    store::parked::delete(conn, &ids_of(&matched.to_book)).await?;
+    set_payer(record, advice.sender_id, &first.id_payer);
+    let booking = Booking::new(record, &booked, advice, matched.to_book);
+    booking.log_excess(record);
+    Ok(Some(booking.execute(conn, facility, record, advice).await?))
+}
+
+impl From<&BookedLine> for Line {
+    fn from(line: &BookedLine) -> Line {
+        Line {
+            activity_id: line.activity_id.clone(),
+            payment: line.payment,
+            denial_code: line.denial_code.clone(),
+            settled_at: line.settled_at,
+        }
+    }
 }
 
 impl<'a> From<&'a ParkedLine> for Advice<'a> {

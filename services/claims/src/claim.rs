@@ -1,44 +1,45 @@
-//! What a claim may go through. What the payer did about it is no state: see [`balance`](crate::balance).
+//! The states of a claim and the steps between them. The payer's payments are not part of the state: see
+//! [`balance`](crate::balance).
 
 use std::{fmt, str::FromStr};
 
-/// Where a claim stands with the post office and the payer.
+/// The state of a claim with the post office and the payer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Written down, its rules not checked yet.
+    /// Stored, but not checked against the rules.
     Draft,
-    /// All rules hold; ready to be submitted.
+    /// Breaks no rule and can be submitted.
     Validated,
-    /// With the post office, which has not answered for the payer yet.
+    /// Received by the post office and not decided yet.
     Submitted,
-    /// Taken by the payer for adjudication.
+    /// Accepted by the payer for adjudication.
     Accepted,
-    /// Refused by the post office or the payer.
+    /// Rejected by the post office or the payer.
     Rejected,
-    /// Filed again and on its way to the post office.
+    /// To be submitted again; the post office has not received it yet.
     Resubmitted,
-    /// Taken out of the process.
+    /// Withdrawn.
     Withdrawn,
 }
 
-/// What somebody wants done with a claim.
+/// A step that a request takes with a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Hand it to the post office for the first time.
+    /// Submit it to the post office for the first time.
     Submit,
-    /// File it again.
+    /// Submit it again.
     Resubmit,
-    /// Take it out of the process.
+    /// Withdraw it.
     Withdraw,
 }
 
-/// The step is not open in this state.
+/// The state does not allow the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a claim that is {state} cannot be {step}")]
 pub struct WrongState {
-    /// Where the claim stands.
+    /// The claim's state.
     pub state: State,
-    /// What was wanted.
+    /// The requested step.
     pub step: Step,
 }
 
@@ -53,7 +54,7 @@ impl State {
         State::Withdrawn,
     ];
 
-    /// The name as the database and the contract spell it.
+    /// The name in the database and in the contract.
     pub fn as_str(self) -> &'static str {
         match self {
             State::Draft => "DRAFT",
@@ -66,30 +67,30 @@ impl State {
         }
     }
 
-    /// Whether `step` is open.
+    /// Checks that the state allows `step`.
     ///
     /// # Errors
-    /// [`WrongState`] when it is not.
+    /// [`WrongState`] when it does not.
     pub fn allows(self, step: Step) -> Result<(), WrongState> {
         use State::{Accepted, Draft, Rejected, Resubmitted, Submitted, Validated, Withdrawn};
-        let open = match (step, self) {
+        let is_allowed = match (step, self) {
             (Step::Submit, Validated) => true,
             (Step::Submit, Draft | Submitted | Accepted | Rejected | Resubmitted | Withdrawn) => false,
-            // A submission that is still on its way is answered before it is corrected.
+            // A pending submission must be decided before it can be corrected.
             (Step::Resubmit, Accepted | Rejected) => true,
             (Step::Resubmit, Draft | Validated | Submitted | Resubmitted | Withdrawn) => false,
             (Step::Withdraw, Draft | Validated | Submitted | Accepted | Rejected | Resubmitted) => true,
             (Step::Withdraw, Withdrawn) => false,
         };
-        if open {
+        if is_allowed {
             Ok(())
         } else {
             Err(WrongState { state: self, step })
         }
     }
 
-    /// Whether the post office still owes an answer.
-    pub fn awaits_answer(self) -> bool {
+    /// Whether the post office has not decided yet.
+    pub fn is_undecided(self) -> bool {
         matches!(self, State::Submitted | State::Resubmitted)
     }
 }
@@ -100,9 +101,9 @@ impl fmt::Display for State {
     }
 }
 
-/// The database holds a state that this version does not know.
+/// The database contains a state that this version does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no state of a claim")]
+#[error("{0:?} is not a state of a claim")]
 pub struct UnknownState(String);
 
 impl FromStr for State {
@@ -130,7 +131,7 @@ impl fmt::Display for Step {
 mod tests {
     use super::*;
 
-    fn open(step: Step) -> Vec<State> {
+    fn states_that_allow(step: Step) -> Vec<State> {
         State::ALL
             .into_iter()
             .filter(|state| state.allows(step).is_ok())
@@ -138,22 +139,25 @@ mod tests {
     }
 
     #[test]
-    fn only_a_validated_claim_is_submitted() {
-        assert_eq!(open(Step::Submit), [State::Validated]);
+    fn only_a_validated_claim_can_be_submitted() {
+        assert_eq!(states_that_allow(Step::Submit), [State::Validated]);
     }
 
     #[test]
-    fn only_an_answered_claim_is_resubmitted() {
-        assert_eq!(open(Step::Resubmit), [State::Accepted, State::Rejected]);
+    fn only_a_decided_claim_can_be_resubmitted() {
+        assert_eq!(
+            states_that_allow(Step::Resubmit),
+            [State::Accepted, State::Rejected]
+        );
     }
 
     #[test]
-    fn a_withdrawn_claim_stays_withdrawn() {
+    fn a_withdrawn_claim_cannot_be_withdrawn_again() {
         assert_eq!(
             State::Withdrawn.allows(Step::Withdraw).unwrap_err().to_string(),
             "a claim that is WITHDRAWN cannot be withdrawn"
         );
-        assert_eq!(open(Step::Withdraw).len(), State::ALL.len() - 1);
+        assert_eq!(states_that_allow(Step::Withdraw).len(), State::ALL.len() - 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Every setting: its unit, its default, its check.
+//! The settings, with their units, defaults and bounds.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// A file that gets the bound addresses once the process listens.
+    /// The file to which the bound addresses are written once the process listens.
     pub address_file: Option<PathBuf>,
     pub grpc: chassis::server::Settings,
     pub probe: chassis::health::Settings,
@@ -25,20 +25,21 @@ pub struct Settings {
     pub import: Import,
 }
 
-/// How the post office is talked to.
+/// Calls to the post office.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PostOffice {
-    /// Milliseconds that one exchange may take; less when the caller has less. 100 to 60,000, default 5,000.
+    /// The timeout of one call in milliseconds; the caller's deadline may shorten it. 100 to 60,000, default
+    /// 5,000.
     pub timeout_ms: u64,
-    /// Milliseconds between looks for claims that wait for the post office. 10 to 60,000, default 250.
+    /// Milliseconds between polls for claims that wait for the post office. 10 to 60,000, default 250.
     pub poll_ms: u64,
-    /// Milliseconds before the post office is asked again about a claim; twice as long after each try. 10 to 3,600,000,
+    /// Milliseconds before the next call about an undecided claim, doubled after each attempt. 10 to 3,600,000,
     /// default 1,000.
     pub ask_again_ms: u64,
-    /// The most milliseconds before it is asked again. `ask_again_ms` to 86,400,000, default 900,000.
+    /// The largest delay before the next call in milliseconds. `ask_again_ms` to 86,400,000, default 900,000.
     pub ask_again_max_ms: u64,
-    /// Claims followed up at once, at most half of them of one payer. 1 to 64, default 4.
+    /// Claims that the background worker processes at once, at most half of them of one payer. 1 to 64, default 4.
     pub concurrency: u16,
 }
 
@@ -46,23 +47,24 @@ pub struct PostOffice {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sandbox {
-    /// How often a submission for `SANDBOX-DOWN` finds nobody before it is taken. 0 to 1,000, default 2.
+    /// How many calls for a submission to `SANDBOX-DOWN` fail before it is accepted. 0 to 1,000, default 2.
     pub down_calls: u16,
-    /// Milliseconds that `SANDBOX-SLOW` takes. 0 to 600,000, default 1,000.
+    /// The latency of `SANDBOX-SLOW` in milliseconds. 0 to 600,000, default 1,000.
     pub slow_ms: u64,
-    /// Milliseconds until `SANDBOX-PENDING` is acknowledged. 0 to 600,000, default 1,000.
+    /// Milliseconds until a submission to `SANDBOX-PENDING` is accepted. 0 to 600,000, default 1,000.
     pub acknowledge_after_ms: u64,
 }
 
-/// How remittance files are imported.
+/// Import of remittance files.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Import {
-    /// Where files are kept while they are read; nothing is left there. Empty: the system's temporary folder.
+    /// The folder for temporary files of imports. Nothing remains there. Empty means the system's temporary
+    /// folder.
     pub spool_folder: PathBuf,
-    /// The largest file in bytes. 1,024 to 1,073,741,824, default 67,108,864.
+    /// The largest file size in bytes. 1,024 to 1,073,741,824, default 67,108,864.
     pub max_file_bytes: u64,
-    /// Claims of one file booked at once; each takes a database connection. 1 to 64, default 4.
+    /// Claims of one file that are booked at once; each uses a database connection. 1 to 64, default 4.
     pub concurrency: u16,
 }
 
@@ -146,7 +148,7 @@ impl chassis::Settings for Settings {
 }
 
 impl PostOffice {
-    /// The longest exchange.
+    /// The timeout of one call.
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
     }
@@ -162,8 +164,8 @@ impl PostOffice {
             "poll_ms",
             "must be 10 to 60000",
         );
-        let again = (10..=3_600_000).contains(&self.ask_again_ms);
-        violations.require(again, "ask_again_ms", "must be 10 to 3600000");
+        let is_valid = (10..=3_600_000).contains(&self.ask_again_ms);
+        violations.require(is_valid, "ask_again_ms", "must be 10 to 3600000");
         violations.require(
             (self.ask_again_ms..=86_400_000).contains(&self.ask_again_max_ms),
             "ask_again_max_ms",
@@ -181,15 +183,15 @@ impl Sandbox {
     fn check(&self, violations: &mut Violations) {
         violations.require(self.down_calls <= 1_000, "down_calls", "must be 0 to 1000");
         violations.require(self.slow_ms <= 600_000, "slow_ms", "must be 0 to 600000");
-        let acknowledged = self.acknowledge_after_ms <= 600_000;
-        violations.require(acknowledged, "acknowledge_after_ms", "must be 0 to 600000");
+        let is_valid = self.acknowledge_after_ms <= 600_000;
+        violations.require(is_valid, "acknowledge_after_ms", "must be 0 to 600000");
     }
 }
 
 impl Import {
     fn check(&self, violations: &mut Violations) {
-        let largest = (1 << 10..=1 << 30).contains(&self.max_file_bytes);
-        violations.require(largest, "max_file_bytes", "must be 1024 to 1073741824");
+        let is_valid = (1 << 10..=1 << 30).contains(&self.max_file_bytes);
+        violations.require(is_valid, "max_file_bytes", "must be 1024 to 1073741824");
         violations.require(
             (1..=64).contains(&self.concurrency),
             "concurrency",
@@ -208,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_bad_setting_is_named() {
+    fn every_invalid_setting_is_reported() {
         let mut settings = Settings::default();
         settings.post_office.timeout_ms = 1;
         settings.sandbox.down_calls = 9_999;

@@ -1,4 +1,4 @@
-//! Everything that a use case can answer instead of its result.
+//! Why a use case fails, and the status that its caller gets.
 
 use std::time::Duration;
 
@@ -7,69 +7,68 @@ use tonic::{Code, Status};
 
 use crate::{claim::WrongState, rules::Violation};
 
-/// Why a use case did not do what was asked.
+/// Why a use case fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Rules are broken; all of them are named.
+    /// All broken rules.
     #[error("{} rules are broken", .0.len())]
     Invalid(Vec<Violation>),
-    /// The facility has no such claim.
+    /// The facility has no claim with this id or number.
     #[error("no such claim: {0}")]
-    NoSuchClaim(String),
-    /// The facility has this claim number already.
-    #[error("the claim is known already: to file it again, resubmit it")]
+    ClaimNotFound(String),
+    /// The facility has a claim with this number already.
+    #[error("the facility has a claim with this number already; to submit it again, resubmit it")]
     ClaimKnown,
     /// The order has a claim already.
     #[error("the order has a claim already")]
     OrderBilled,
-    /// The order's claim was withdrawn before it arrived.
+    /// The order's claim was withdrawn before it was prepared.
     #[error("the order's claim was withdrawn")]
     OrderWithdrawn,
-    /// The claim's state does not allow it.
+    /// The claim's state does not allow the step.
     #[error(transparent)]
     WrongState(#[from] WrongState),
     /// The payer has paid on the claim.
     #[error("the payer has paid on the claim; it cannot be withdrawn")]
     Paid,
-    /// The claim is on its way to the post office at this moment.
-    #[error("the claim is being handed to the post office")]
-    FilingInProgress,
-    /// The same request is being carried out.
+    /// The claim is being submitted to the post office by another call.
+    #[error("the claim is being submitted to the post office")]
+    SubmissionInProgress,
+    /// The same request is still running.
     #[error("the same request is still being carried out")]
     InProgress,
-    /// The post office cannot be reached, or answered in no time.
+    /// The post office cannot be reached or did not answer in time.
     #[error("the post office cannot be reached: {0}")]
     PostOffice(String),
-    /// The request's key cannot be claimed.
+    /// The idempotency key cannot be claimed.
     #[error(transparent)]
     Idempotency(#[from] chassis::idempotency::Error),
-    /// An event cannot be appended.
+    /// An event cannot be appended to the outbox.
     #[error("an event cannot be appended")]
     Events(#[from] events::Error),
-    /// The database fails.
-    #[error("the database fails")]
+    /// A statement failed.
+    #[error("the database failed")]
     Database(#[from] sqlx::Error),
-    /// No line of this identifier waits.
+    /// There is no parked line with this id.
     #[error("no such parked line: {0}")]
-    NoSuchParkedLine(i64),
-    /// The claim of a parked line has not been filed.
-    #[error("the claim {0} has not been filed: the line cannot be booked yet")]
-    NotFiled(String),
-    /// The claim of a parked line has no such activity.
+    ParkedLineNotFound(i64),
+    /// The claim of a parked line has not been submitted.
+    #[error("the claim {0} has not been submitted: the line cannot be booked yet")]
+    ClaimNotSubmitted(String),
+    /// The claim of a parked line has no activity with this id.
     #[error("the claim has no activity {0}: the line cannot be booked on it")]
     UnknownActivity(String),
-    /// The spool folder cannot be used.
-    #[error("the spool cannot be used")]
-    Spool(#[from] std::io::Error),
-    /// The caller's stream broke, or what it sent is refused before any rule is looked at.
+    /// The upload cannot be written to or read from the spool folder.
+    #[error("the spool folder cannot be used")]
+    Upload(#[from] std::io::Error),
+    /// The caller's stream failed, or a field is invalid before any rule is checked.
     #[error("the request cannot be read")]
     Request(#[source] Box<Status>),
 }
 
 impl Error {
-    /// Whether the database failed in a way that passes, or too much waits for it: the same work may succeed when it is done
-    /// again.
-    pub fn is_passing(&self) -> bool {
+    /// Whether the same work may succeed when it is retried: the database failed for a moment or is overloaded.
+    pub fn is_transient(&self) -> bool {
         match self {
             Error::Request(status) => matches!(
                 status.code(),
@@ -98,7 +97,7 @@ impl From<Refused<Error>> for Error {
 }
 
 impl Error {
-    /// Whether the database cannot be used now.
+    /// Whether the database is unavailable.
     pub fn is_outage(&self) -> bool {
         match self {
             Error::Database(error)
@@ -110,7 +109,7 @@ impl Error {
         }
     }
 
-    /// Whether another transaction was in the way: the same work may succeed at once.
+    /// Whether the transaction conflicted with another one: an immediate retry may succeed.
     pub fn is_contention(&self) -> bool {
         match self {
             Error::Database(error) | Error::Events(events::Error::Database(error)) => {
@@ -121,11 +120,11 @@ impl Error {
     }
 }
 
-/// How long a caller waits before it sends a file again for which there was no room.
-const ROOM: Duration = Duration::from_secs(5);
+/// How long a caller should wait before it sends a file again after the spool folder was full.
+const SPOOL_FULL_RETRY: Duration = Duration::from_secs(5);
 
-/// The file could not be kept while it came in: the folder is full, or cannot be used.
-fn spool(error: &std::io::Error) -> Status {
+/// The status for an upload that could not be stored: the spool folder is full or unusable.
+fn upload_status(error: &std::io::Error) -> Status {
     use chassis::status;
     use std::io::ErrorKind::{
         FileTooLarge, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
@@ -133,12 +132,12 @@ fn spool(error: &std::io::Error) -> Status {
     match error.kind() {
         StorageFull | QuotaExceeded | FileTooLarge => {
             tracing::error!(error.message = %error, "the spool folder is full");
-            let text = "there is no room to take the file in; try again later";
-            status::exhausted("SPOOL_FULL", text, ROOM)
+            let text = "there is no space to store the file; try again later";
+            status::exhausted("SPOOL_FULL", text, SPOOL_FULL_RETRY)
         }
         ReadOnlyFilesystem | PermissionDenied | NotFound => {
             tracing::error!(error.message = %error, "the spool folder cannot be written to");
-            let text = "files cannot be taken in now: the service's spool folder cannot be used";
+            let text = "files cannot be received now: the service's spool folder cannot be used";
             status::unavailable("SPOOL_UNUSABLE", text)
         }
         _ => status::internal(error),
@@ -157,13 +156,13 @@ impl From<Error> for Status {
                 }
                 status::invalid(&fields)
             }
-            Error::NoSuchClaim(id) => status::not_found("claim", id),
+            Error::ClaimNotFound(id) => status::not_found("claim", id),
             Error::ClaimKnown => status::already_exists("CLAIM_KNOWN", text),
             Error::OrderBilled => status::already_exists("ORDER_BILLED", text),
             Error::OrderWithdrawn => status::failed_precondition("ORDER_WITHDRAWN", text),
             Error::WrongState(_) => status::failed_precondition("WRONG_STATE", text),
             Error::Paid => status::failed_precondition("CLAIM_PAID", text),
-            Error::FilingInProgress => {
+            Error::SubmissionInProgress => {
                 status::aborted("FILING_IN_PROGRESS", text, Duration::from_millis(200))
             }
             Error::InProgress => chassis::idempotency::in_progress(),
@@ -173,10 +172,10 @@ impl From<Error> for Status {
                 status::database(&error)
             }
             Error::Events(error) => status::internal(&error),
-            Error::NoSuchParkedLine(id) => status::not_found("parked line", id),
-            Error::NotFiled(_) => status::failed_precondition("CLAIM_NOT_FILED", text),
+            Error::ParkedLineNotFound(id) => status::not_found("parked line", id),
+            Error::ClaimNotSubmitted(_) => status::failed_precondition("CLAIM_NOT_FILED", text),
             Error::UnknownActivity(_) => status::failed_precondition("ACTIVITY_UNKNOWN", text),
-            Error::Spool(error) => spool(&error),
+            Error::Upload(error) => upload_status(&error),
             Error::Request(status) => *status,
         }
     }

@@ -1,71 +1,51 @@
-//! One claim is read.
+//! GetClaim: reads one claim.
 
-use chassis::{Facility, status};
-use proto::claims::v1::{
-    Claim, GetClaimAttachmentRequest, GetClaimAttachmentResponse, GetClaimRequest, GetClaimResponse,
-};
+use chassis::Facility;
+use proto::claims::v1::{Claim, GetClaimRequest, GetClaimResponse};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{desk::Desk, error::Error, grpc::uuid, store, view};
+use crate::{app::App, error::Error, grpc::encode, request::parse_uuid, store};
 
-/// Reads a claim by its identifier or by its number.
+/// Reads a claim by its id or by its number.
 ///
 /// # Errors
-/// [`Error::NoSuchClaim`], also for another facility's.
-pub async fn get(
-    desk: &Desk,
+/// [`Error::ClaimNotFound`], also for another facility's claim.
+pub async fn execute(
+    app: &App,
     facility: &Facility,
-    request: GetClaimRequest,
+    message: GetClaimRequest,
 ) -> Result<GetClaimResponse, Error> {
-    let mut tx = desk.database.begin(facility).await?;
-    let id = match request.id.as_str() {
-        "" => id_of(&mut tx, facility, &request.provider_id, &request.claim_id).await?,
-        id => uuid("id", id)?,
+    let mut tx = app.database.begin(facility).await?;
+    let id = match message.id.as_str() {
+        "" => find_id(&mut tx, facility, &message.provider_id, &message.claim_id).await?,
+        id => parse_uuid("id", id)?,
     };
-    let claim = show(&mut tx, id).await?;
+    let claim = load(&mut tx, id).await?;
     tx.rollback().await?;
     Ok(GetClaimResponse { claim: Some(claim) })
 }
 
-/// Reads the attachment of one resubmission.
+/// Reads the claim with its remittance lines and resubmissions, as this transaction sees it.
 ///
 /// # Errors
-/// NOT_FOUND, also for another facility's claim.
-pub async fn attachment(
-    desk: &Desk,
-    facility: &Facility,
-    request: GetClaimAttachmentRequest,
-) -> Result<GetClaimAttachmentResponse, Error> {
-    let id = uuid("id", &request.id)?;
-    let mut tx = desk.database.begin(facility).await?;
-    let found = store::attachment(&mut tx, id, request.cycle).await?;
-    tx.rollback().await?;
-    let missing = || status::not_found("resubmission", format!("{id}, cycle {}", request.cycle));
-    Ok(GetClaimAttachmentResponse {
-        attachment: found.ok_or_else(missing)?,
-    })
+/// [`Error::ClaimNotFound`].
+pub async fn load(conn: &mut PgConnection, id: Uuid) -> Result<Claim, Error> {
+    let found = store::list(conn, &[id]).await?.pop();
+    let record = found.ok_or_else(|| Error::ClaimNotFound(id.to_string()))?;
+    Ok(encode::full_claim(conn, record).await?)
 }
 
-/// The claim with all that belongs to it, as it stands in this transaction.
+/// The id of the claim with this number.
 ///
 /// # Errors
-/// [`Error::NoSuchClaim`].
-pub async fn show(conn: &mut PgConnection, id: Uuid) -> Result<Claim, Error> {
-    let found = store::read(conn, &[id]).await?.pop();
-    Ok(view::whole(conn, found.ok_or_else(|| Error::NoSuchClaim(id.to_string()))?).await?)
-}
-
-/// The claim of this number.
-///
-/// # Errors
-/// [`Error::NoSuchClaim`].
-pub async fn id_of(
+/// [`Error::ClaimNotFound`].
+pub async fn find_id(
     conn: &mut PgConnection,
     facility: &Facility,
     provider_id: &str,
     claim_id: &str,
 ) -> Result<Uuid, Error> {
-    let found = store::id_of_number(conn, facility.as_str(), provider_id, claim_id).await?;
-    found.ok_or_else(|| Error::NoSuchClaim(format!("{provider_id}/{claim_id}")))
+    let found = store::find_id(conn, facility.as_str(), provider_id, claim_id).await?;
+    found.ok_or_else(|| Error::ClaimNotFound(format!("{provider_id}/{claim_id}")))
 }

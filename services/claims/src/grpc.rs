@@ -1,4 +1,7 @@
-//! Decode, use case, encode.
+//! ClaimService: decodes requests, runs use cases and encodes responses.
+
+pub mod decode;
+pub mod encode;
 
 use chassis::{Identity, PageTokens, bulk, idempotency, status};
 use prost::Message;
@@ -14,21 +17,21 @@ use proto::claims::v1::{
     submit_claims_result::Result as SubmitClaimResult,
 };
 use tonic::{Request, Response, Status, Streaming};
-use uuid::Uuid;
 
 use crate::{
-    desk::{Answer, Desk},
+    app::App,
     error::Error,
-    get_claim, import_remittance, list_claims, list_parked, prepare_claim, resolve_parked, resubmit_claim,
-    spool::{Spool, Spooled},
-    submit_claim, withdraw_claim,
+    get_claim, get_claim_attachment, import_remittance, list_claims, list_parked_lines, prepare_claim,
+    resolve_parked_line, response, resubmit_claim, submit_claim,
+    upload::{Upload, UploadedFile},
+    withdraw_claim,
 };
 
 /// Serves ClaimService.
 #[derive(Clone)]
 pub struct Grpc {
-    /// What the use cases work with.
-    pub desk: Desk,
+    /// Shared dependencies of the use cases.
+    pub app: App,
     /// Signs page tokens.
     pub pages: PageTokens,
 }
@@ -40,7 +43,7 @@ impl ClaimService for Grpc {
         request: Request<PrepareClaimRequest>,
     ) -> Result<Response<PrepareClaimResponse>, Status> {
         let caller = Identity::of(&request)?;
-        answer(prepare_claim::prepare(&self.desk, &caller.facility, request.into_inner()).await)
+        respond(prepare_claim::execute(&self.app, &caller.facility, request.into_inner()).await)
     }
 
     async fn prepare_claims(
@@ -65,7 +68,7 @@ impl ClaimService for Grpc {
         request: Request<SubmitClaimRequest>,
     ) -> Result<Response<SubmitClaimResponse>, Status> {
         let caller = Identity::of(&request)?;
-        answer(submit_claim::submit(&self.desk, &caller.facility, request.into_inner()).await)
+        respond(submit_claim::execute(&self.app, &caller.facility, request.into_inner()).await)
     }
 
     async fn submit_claims(
@@ -90,7 +93,7 @@ impl ClaimService for Grpc {
         request: Request<ResubmitClaimRequest>,
     ) -> Result<Response<ResubmitClaimResponse>, Status> {
         let caller = Identity::of(&request)?;
-        answer(resubmit_claim::resubmit(&self.desk, &caller.facility, request.into_inner()).await)
+        respond(resubmit_claim::execute(&self.app, &caller.facility, request.into_inner()).await)
     }
 
     async fn withdraw_claim(
@@ -98,7 +101,7 @@ impl ClaimService for Grpc {
         request: Request<WithdrawClaimRequest>,
     ) -> Result<Response<WithdrawClaimResponse>, Status> {
         let caller = Identity::of(&request)?;
-        answer(withdraw_claim::withdraw(&self.desk, &caller.facility, request.into_inner()).await)
+        respond(withdraw_claim::execute(&self.app, &caller.facility, request.into_inner()).await)
     }
 
     async fn get_claim(
@@ -106,7 +109,7 @@ impl ClaimService for Grpc {
         request: Request<GetClaimRequest>,
     ) -> Result<Response<GetClaimResponse>, Status> {
         let caller = Identity::of(&request)?;
-        let found = get_claim::get(&self.desk, &caller.facility, request.into_inner()).await?;
+        let found = get_claim::execute(&self.app, &caller.facility, request.into_inner()).await?;
         Ok(Response::new(found))
     }
 
@@ -115,7 +118,7 @@ impl ClaimService for Grpc {
         request: Request<GetClaimAttachmentRequest>,
     ) -> Result<Response<GetClaimAttachmentResponse>, Status> {
         let caller = Identity::of(&request)?;
-        let found = get_claim::attachment(&self.desk, &caller.facility, request.into_inner()).await?;
+        let found = get_claim_attachment::execute(&self.app, &caller.facility, request.into_inner()).await?;
         Ok(Response::new(found))
     }
 
@@ -124,7 +127,8 @@ impl ClaimService for Grpc {
         request: Request<ListClaimsRequest>,
     ) -> Result<Response<ListClaimsResponse>, Status> {
         let caller = Identity::of(&request)?;
-        let page = list_claims::list(&self.desk, &self.pages, &caller.facility, request.into_inner()).await?;
+        let page =
+            list_claims::execute(&self.app, &self.pages, &caller.facility, request.into_inner()).await?;
         Ok(Response::new(page))
     }
 
@@ -133,7 +137,8 @@ impl ClaimService for Grpc {
         request: Request<ListParkedLinesRequest>,
     ) -> Result<Response<ListParkedLinesResponse>, Status> {
         let caller = Identity::of(&request)?;
-        let page = list_parked::list(&self.desk, &self.pages, &caller.facility, request.into_inner()).await?;
+        let page = list_parked_lines::execute(&self.app, &self.pages, &caller.facility, request.into_inner())
+            .await?;
         Ok(Response::new(page))
     }
 
@@ -142,7 +147,7 @@ impl ClaimService for Grpc {
         request: Request<ResolveParkedLineRequest>,
     ) -> Result<Response<ResolveParkedLineResponse>, Status> {
         let caller = Identity::of(&request)?;
-        answer(resolve_parked::resolve(&self.desk, &caller.facility, request.into_inner()).await)
+        respond(resolve_parked_line::execute(&self.app, &caller.facility, request.into_inner()).await)
     }
 
     async fn import_remittance(
@@ -150,29 +155,31 @@ impl ClaimService for Grpc {
         request: Request<Streaming<ImportRemittanceRequest>>,
     ) -> Result<Response<ImportRemittanceResponse>, Status> {
         let caller = Identity::of(&request)?;
-        let (header, file) = receive(&self.desk, request.into_inner()).await?;
-        answer(import_remittance::import(&self.desk, &caller.facility, header, file).await)
+        let (header, file) = receive(&self.app, request.into_inner()).await?;
+        respond(import_remittance::execute(&self.app, &caller.facility, header, file).await)
     }
 }
 
-fn answer<M: Message + Default>(outcome: Result<Answer<M>, Error>) -> Result<Response<M>, Status> {
-    match outcome? {
-        Answer::New(message) => Ok(Response::new(message)),
-        Answer::Repeated(bytes) => idempotency::replay(&bytes),
+fn respond<M: Message + Default>(
+    result: Result<response::Response<M>, Error>,
+) -> Result<Response<M>, Status> {
+    match result? {
+        response::Response::New(message) => Ok(Response::new(message)),
+        response::Response::Replayed(bytes) => idempotency::replay(&bytes),
     }
 }
 
-/// Takes the whole upload in before anything is done with it.
+/// Receives the whole upload before any of it is processed.
 async fn receive(
-    desk: &Desk,
+    app: &App,
     mut parts: Streaming<ImportRemittanceRequest>,
-) -> Result<(ImportRemittanceHeader, Spooled), Error> {
+) -> Result<(ImportRemittanceHeader, UploadedFile), Error> {
     let mut header = None;
-    let mut spool = Spool::open(&desk.import)?;
+    let mut upload = Upload::create(&app.import_settings)?;
     while let Some(message) = parts.message().await? {
         match (message.part, &header) {
             (Some(Part::Header(first)), None) => header = Some(first),
-            (Some(Part::Chunk(piece)), Some(_)) => spool.write(&piece).await?,
+            (Some(Part::Chunk(chunk)), Some(_)) => upload.write(&chunk).await?,
             (Some(Part::Header(_)), Some(_)) => {
                 return Err(status::invalid_field("header", "comes once, at the beginning").into());
             }
@@ -182,10 +189,5 @@ async fn receive(
         }
     }
     let header = header.ok_or_else(|| status::invalid_field("header", "must be the first message"))?;
-    Ok((header, spool.finish().await?))
-}
-
-/// The identifier in a field.
-pub(crate) fn uuid(field: &str, text: &str) -> Result<Uuid, Status> {
-    Uuid::parse_str(text).map_err(|_| status::invalid_field(field, "must be a UUID"))
+    Ok((header, upload.finish().await?))
 }

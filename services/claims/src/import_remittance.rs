@@ -1,5 +1,6 @@
-//! A remittance file is read twice: once to see that it is whole, once to book it claim by claim. A killed import of
-//! the file goes on where it was when the file comes again; a file that was imported answers its first report.
+//! ImportRemittance: reads a remittance file twice, first to validate it as a whole, then to book it claim by
+//! claim. If an import was interrupted, importing the file again continues it. A file that was imported before
+//! returns its first report.
 
 use std::{collections::HashSet, io::BufRead};
 
@@ -15,78 +16,80 @@ use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use crate::{
-    announce::event,
+    app::App,
     book_remittance,
-    desk::{Answer, Asked, Desk},
     error::Error,
+    events::to_event,
+    import_report::Report,
     remittance::{self, Claim, Disposition, Fault},
-    report::Report,
+    request::Request,
+    response::Response,
     rules::Violation,
-    spool::Spooled,
     store::{
         self,
         remittances::{FileRow, NewFile},
     },
+    upload::UploadedFile,
 };
 
-/// The method's name, as keys know it.
+/// The method's name in idempotency keys.
 pub const METHOD: &str = "claims.v1.ClaimService/ImportRemittance";
 
-/// Claims read ahead of the booking.
+/// How many claims are read ahead of the booking.
 const READ_AHEAD: usize = 16;
-/// How often a claim is booked when another transaction is in its way.
-const BOOKING_TRIES: u32 = 3;
+/// The number of attempts to book a claim that conflicts with other transactions.
+const BOOKING_ATTEMPTS: u32 = 3;
 
-/// Imports a file that has come in.
+/// Imports an uploaded file.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a fault of the file as a whole; nothing of it is booked then.
-pub async fn import(
-    desk: &Desk,
+pub async fn execute(
+    app: &App,
     facility: &Facility,
     header: ImportRemittanceHeader,
-    spooled: Spooled,
-) -> Result<Answer<ImportRemittanceResponse>, Error> {
-    let upload = Upload {
+    uploaded: UploadedFile,
+) -> Result<Response<ImportRemittanceResponse>, Error> {
+    let info = FileInfo {
         name: header.file_name,
-        hex: spooled.hex(),
-        digest: spooled.digest,
+        digest_hex: uploaded.hex_digest(),
+        digest: uploaded.digest,
     };
-    // The file is what the request says: it stands in the key by its digest, whatever its name.
-    let said = RemittanceReport {
-        digest: upload.hex.clone(),
+    // The key identifies the file by its digest, regardless of its name.
+    let fingerprint = RemittanceReport {
+        digest: info.digest_hex.clone(),
         ..RemittanceReport::default()
     };
-    let key = Key::of(METHOD, &header.request_id, &said)?;
-    let asked = Asked { facility, key: &key };
+    let key = Key::of(METHOD, &header.request_id, &fingerprint)?;
+    let request = Request { facility, key: &key };
 
-    let (spooled, scanned) = blocking(spooled, |reader| remittance::scan(reader)).await?;
+    let (uploaded, scanned) = read_blocking(uploaded, |reader| remittance::scan(reader)).await?;
     match scanned {
         Err(refused) if refused.test => Err(Error::Invalid(refused.faults)),
-        Err(refused) => Err(fail(desk, facility, &upload, refused.faults).await?),
+        Err(refused) => Err(fail(app, facility, &info, refused.faults).await?),
         Ok(scanned) if scanned.header.disposition == Disposition::Test => {
-            check(desk, facility, &upload, (spooled, scanned.remarks))
+            dry_run(app, facility, &info, (uploaded, scanned.remarks))
                 .await
-                .map(Answer::New)
+                .map(Response::New)
         }
-        Ok(scanned) => match open(desk, asked, &upload).await? {
-            Opened::Answered(answer) => Ok(*answer),
-            Opened::Reading(file) => {
-                book(desk, facility, file, spooled).await?;
-                finish(desk, asked, &upload, &scanned.remarks).await
+        Ok(scanned) => match open(app, request, &info).await? {
+            OpenedFile::Responded(response) => Ok(*response),
+            OpenedFile::Reading(file) => {
+                book(app, facility, file, uploaded).await?;
+                finish(app, request, &info, &scanned.remarks).await
             }
         },
     }
 }
 
-struct Upload {
+struct FileInfo {
     name: String,
-    hex: String,
+    digest_hex: String,
     digest: [u8; 32],
 }
 
-impl Upload {
-    fn row<'a>(&'a self, facility: &'a Facility) -> NewFile<'a> {
+impl FileInfo {
+    fn to_row<'a>(&'a self, facility: &'a Facility) -> NewFile<'a> {
         NewFile {
             facility: facility.as_str(),
             digest: &self.digest,
@@ -95,44 +98,46 @@ impl Upload {
     }
 }
 
-enum Opened {
+enum OpenedFile {
+    /// The file's claims are to be booked.
     Reading(Uuid),
-    Answered(Box<Answer<ImportRemittanceResponse>>),
+    /// The request has its response already.
+    Responded(Box<Response<ImportRemittanceResponse>>),
 }
 
-/// Claims the key, and finds or makes the file.
-async fn open(desk: &Desk, asked: Asked<'_>, upload: &Upload) -> Result<Opened, Error> {
-    let mut tx = desk.database.begin(asked.facility).await?;
-    let file = store::remittances::open_file(&mut tx, upload.row(asked.facility)).await?;
-    if let idempotency::Claim::Answered(answer) =
-        idempotency::claim(&mut tx, asked.facility, asked.key, file.id).await?
+/// Claims the idempotency key and finds or inserts the file.
+async fn open(app: &App, request: Request<'_>, info: &FileInfo) -> Result<OpenedFile, Error> {
+    let mut tx = app.database.begin(request.facility).await?;
+    let file = store::remittances::find_or_insert_file(&mut tx, info.to_row(request.facility)).await?;
+    if let idempotency::Claim::Answered(bytes) =
+        idempotency::claim(&mut tx, request.facility, request.key, file.id).await?
     {
-        return Ok(Opened::Answered(Box::new(Answer::Repeated(answer))));
+        return Ok(OpenedFile::Responded(Box::new(Response::Replayed(bytes))));
     }
     if file.report.is_some() {
-        let (report, event) = duplicate(&mut tx, asked.facility, file, upload).await?;
-        let answer = ImportRemittanceResponse { report: Some(report) };
-        return desk
-            .close(tx, asked, &[event], answer)
+        let (report, event) = duplicate(&mut tx, request.facility, file, info).await?;
+        let message = ImportRemittanceResponse { report: Some(report) };
+        return app
+            .commit(tx, request, &[event], message)
             .await
-            .map(|answer| Opened::Answered(Box::new(answer)));
+            .map(|response| OpenedFile::Responded(Box::new(response)));
     }
     tx.commit().await?;
-    Ok(Opened::Reading(file.id))
+    Ok(OpenedFile::Reading(file.id))
 }
 
-/// The first report of a file that has come again.
+/// The first report of a file that was imported before, and the event of the repetition.
 async fn duplicate(
     conn: &mut PgConnection,
     facility: &Facility,
     file: FileRow,
-    upload: &Upload,
+    info: &FileInfo,
 ) -> Result<(RemittanceReport, events::Event), Error> {
     let version = file.version + 1;
-    store::remittances::touch_file(conn, file.id, version).await?;
-    let again = FileDuplicate {
-        file_name: upload.name.clone(),
-        digest: upload.hex.clone(),
+    store::remittances::update_file_version(conn, file.id, version).await?;
+    let duplicate = FileDuplicate {
+        file_name: info.name.clone(),
+        digest: info.digest_hex.clone(),
     };
     let report = file.report.unwrap_or_default();
     let report = RemittanceReport::decode(&*report).map_err(store::unreadable)?;
@@ -141,24 +146,24 @@ async fn duplicate(
             duplicate: true,
             ..report
         },
-        event(facility, file.id, version, &again),
+        to_event(facility, file.id, version, &duplicate),
     ))
 }
 
-/// Books the claims that are not done yet, several at once. One that fails stops none of the others; the import is then
-/// to be made again, and goes on with what is left.
-async fn book(desk: &Desk, facility: &Facility, file: Uuid, spooled: Spooled) -> Result<(), Error> {
-    let mut tx = desk.database.begin(facility).await?;
-    let done: HashSet<i32> = store::remittances::done(&mut tx, file)
+/// Books the claims that are not processed yet, several at once. A claim that fails does not stop the others; the
+/// import must then be repeated and continues with the remaining claims.
+async fn book(app: &App, facility: &Facility, file: Uuid, uploaded: UploadedFile) -> Result<(), Error> {
+    let mut tx = app.database.begin(facility).await?;
+    let processed: HashSet<i32> = store::remittances::list_processed_claims(&mut tx, file)
         .await?
         .into_iter()
         .collect();
     tx.rollback().await?;
-    let (claims, reading) = read(spooled);
+    let (claims, reading) = read(uploaded);
     let (failed, first) = claims
-        .filter(|claim| std::future::ready(!done.contains(&claim.ordinal)))
-        .map(|claim| book_again(desk, facility, file, claim))
-        .buffer_unordered(usize::from(desk.import.concurrency))
+        .filter(|claim| std::future::ready(!processed.contains(&claim.ordinal)))
+        .map(|claim| book_with_retry(app, facility, file, claim))
+        .buffer_unordered(usize::from(app.import_settings.concurrency))
         .fold((0, None), |(failed, first), booked| {
             std::future::ready(match booked {
                 Ok(()) => (failed, first),
@@ -170,121 +175,120 @@ async fn book(desk: &Desk, facility: &Facility, file: Uuid, spooled: Spooled) ->
     match first {
         None => Ok(()),
         Some(error) => {
-            tracing::warn!(remittance.failed_claims = failed, error.message = %error, "a remittance is not booked whole yet");
+            tracing::warn!(remittance.failed_claims = failed, error.message = %error, "a remittance is not completely booked yet");
             Err(error)
         }
     }
 }
 
-/// Books a claim, and once more when another transaction was in its way.
-async fn book_again(desk: &Desk, facility: &Facility, file: Uuid, claim: Claim) -> Result<(), Error> {
-    let mut tries = 1;
+/// Books a claim; retries after a conflict with another transaction.
+async fn book_with_retry(app: &App, facility: &Facility, file: Uuid, claim: Claim) -> Result<(), Error> {
+    let mut attempts = 1;
     loop {
-        let outcome = book_remittance::book(desk, facility, file, claim.clone()).await;
-        match outcome {
-            Err(error) if tries < BOOKING_TRIES && error.is_contention() => tries += 1,
-            outcome => return outcome,
+        let result = book_remittance::execute(app, facility, file, claim.clone()).await;
+        match result {
+            Err(error) if attempts < BOOKING_ATTEMPTS && error.is_contention() => attempts += 1,
+            result => return result,
         }
     }
 }
 
-/// Adds up what became of the claims and keeps that as the file's report.
+/// Merges the reports of the claims and stores the result as the file's report.
 async fn finish(
-    desk: &Desk,
-    asked: Asked<'_>,
-    upload: &Upload,
+    app: &App,
+    request: Request<'_>,
+    info: &FileInfo,
     remarks: &[Fault],
-) -> Result<Answer<ImportRemittanceResponse>, Error> {
-    let mut tx = desk.database.begin(asked.facility).await?;
-    let file = store::remittances::open_file(&mut tx, upload.row(asked.facility)).await?;
+) -> Result<Response<ImportRemittanceResponse>, Error> {
+    let mut tx = app.database.begin(request.facility).await?;
+    let file = store::remittances::find_or_insert_file(&mut tx, info.to_row(request.facility)).await?;
     if file.report.is_some() {
-        // Another import of the same file was quicker: perhaps for the same request.
+        // Another import of the same file, perhaps for the same request, has finished first.
         tx.rollback().await?;
-        return match open(desk, asked, upload).await? {
-            Opened::Answered(answer) => Ok(*answer),
-            Opened::Reading(_) => Err(Error::InProgress),
+        return match open(app, request, info).await? {
+            OpenedFile::Responded(response) => Ok(*response),
+            OpenedFile::Reading(_) => Err(Error::InProgress),
         };
     }
-    let mut report = Report::of_file(remarks);
-    let mut claims = store::remittances::claim_reports(&mut tx, file.id);
+    let mut report = Report::for_file(remarks);
+    let mut claims = store::remittances::stream_claim_reports(&mut tx, file.id);
     while let Some(claim) = claims.try_next().await? {
-        report.add(Report::decode(&claim)?);
+        report.merge(Report::decode(&claim)?);
     }
     drop(claims);
-    let ingested = report.ingested(&file.file_name, &upload.hex);
-    let report = report.into_wire(&file.file_name, &upload.hex);
+    let ingested = report.ingested_event(&file.file_name, &info.digest_hex);
+    let report = report.into_proto(&file.file_name, &info.digest_hex);
     let version = file.version + 1;
-    store::remittances::ingested(&mut tx, file.id, version, &report.encode_to_vec()).await?;
-    let events = [event(asked.facility, file.id, version, &ingested)];
-    desk.close(
+    store::remittances::mark_ingested(&mut tx, file.id, version, &report.encode_to_vec()).await?;
+    let events = [to_event(request.facility, file.id, version, &ingested)];
+    app.commit(
         tx,
-        asked,
+        request,
         &events,
         ImportRemittanceResponse { report: Some(report) },
     )
     .await
 }
 
-/// A file that says TEST: what would become of it. Each claim is seen against what is booked, not against the claims
-/// before it in the file.
-async fn check(
-    desk: &Desk,
+/// Reports what importing a file with the disposition TEST would do. Each claim is compared with the booked lines,
+/// not with earlier claims of the file.
+async fn dry_run(
+    app: &App,
     facility: &Facility,
-    upload: &Upload,
-    (spooled, remarks): (Spooled, Vec<Fault>),
+    info: &FileInfo,
+    (uploaded, remarks): (UploadedFile, Vec<Fault>),
 ) -> Result<ImportRemittanceResponse, Error> {
-    let (claims, reading) = read(spooled);
+    let (claims, reading) = read(uploaded);
     let report = claims
-        .map(|claim| book_remittance::check(desk, facility, claim))
-        .buffered(usize::from(desk.import.concurrency))
-        .try_fold(Report::of_file(&remarks), |mut sum, one| {
-            sum.add(one);
+        .map(|claim| book_remittance::dry_run(app, facility, claim))
+        .buffered(usize::from(app.import_settings.concurrency))
+        .try_fold(Report::for_file(&remarks), |mut sum, one| {
+            sum.merge(one);
             std::future::ready(Ok(sum))
         })
         .await?;
     reading.await?;
     let report = RemittanceReport {
         test: true,
-        ..report.into_wire(&upload.name, &upload.hex)
+        ..report.into_proto(&info.name, &info.digest_hex)
     };
     Ok(ImportRemittanceResponse { report: Some(report) })
 }
 
-/// Says that the file could not be read, and why. A file that comes again and is as broken as before is answered the
-/// same, and leaves nothing behind.
+/// Records that the file was refused, and why. If the file was refused before, nothing is written.
 async fn fail(
-    desk: &Desk,
+    app: &App,
     facility: &Facility,
-    upload: &Upload,
+    info: &FileInfo,
     faults: Vec<Violation>,
 ) -> Result<Error, Error> {
-    let mut tx = desk.database.begin(facility).await?;
-    if store::remittances::is_failed(&mut tx, facility.as_str(), &upload.digest).await? {
+    let mut tx = app.database.begin(facility).await?;
+    if store::remittances::is_failed(&mut tx, facility.as_str(), &info.digest).await? {
         tx.rollback().await?;
         return Ok(Error::Invalid(faults));
     }
-    let file = store::remittances::open_file(&mut tx, upload.row(facility)).await?;
+    let file = store::remittances::find_or_insert_file(&mut tx, info.to_row(facility)).await?;
     let version = file.version + 1;
-    store::remittances::touch_file(&mut tx, file.id, version).await?;
+    store::remittances::update_file_version(&mut tx, file.id, version).await?;
     let reason: Vec<String> = faults.iter().map(Violation::description).collect();
     let failed = FileFailed {
-        file_name: upload.name.clone(),
-        digest: upload.hex.clone(),
+        file_name: info.name.clone(),
+        digest: info.digest_hex.clone(),
         reason: reason.join("; "),
     };
-    events::append(&mut tx, &[event(facility, file.id, version, &failed)]).await?;
+    events::append(&mut tx, &[to_event(facility, file.id, version, &failed)]).await?;
     tx.commit().await?;
-    desk.outbox.wake();
+    app.outbox.wake();
     Ok(Error::Invalid(faults))
 }
 
-/// Reads the claims in a thread of its own, not far ahead of whoever takes them. The second part ends when the reading
-/// does, and says whether it reached the end.
-fn read(spooled: Spooled) -> (ReceiverStream<Claim>, impl Future<Output = Result<(), Error>>) {
+/// Reads the claims on a blocking thread, at most [`READ_AHEAD`] claims ahead of the consumer. The returned future
+/// completes when the reading ends, with an error if it did not reach the end of the file.
+fn read(uploaded: UploadedFile) -> (ReceiverStream<Claim>, impl Future<Output = Result<(), Error>>) {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     let reading = spawn_blocking(move || {
-        let mut spooled = spooled;
-        let mut file = remittance::File::open(spooled.reader()?).map_err(Error::Invalid)?;
+        let mut uploaded = uploaded;
+        let mut file = remittance::File::open(uploaded.reader()?).map_err(Error::Invalid)?;
         while let Some(claim) = file.next_claim().map_err(|fault| Error::Invalid(vec![fault]))? {
             if sender.blocking_send(claim).is_err() {
                 break;
@@ -295,18 +299,19 @@ fn read(spooled: Spooled) -> (ReceiverStream<Claim>, impl Future<Output = Result
     let ended = async {
         reading
             .await
-            .map_err(|error| Error::Spool(std::io::Error::other(error)))?
+            .map_err(|error| Error::Upload(std::io::Error::other(error)))?
     };
     (ReceiverStream::new(receiver), ended)
 }
 
-async fn blocking<T: Send + 'static>(
-    mut spooled: Spooled,
-    act: impl FnOnce(&mut dyn BufRead) -> T + Send + 'static,
-) -> Result<(Spooled, T), Error> {
-    let acting = spawn_blocking(move || {
-        let outcome = act(&mut spooled.reader()?);
-        Ok::<_, std::io::Error>((spooled, outcome))
+/// Reads the file on a blocking thread.
+async fn read_blocking<T: Send + 'static>(
+    mut uploaded: UploadedFile,
+    read: impl FnOnce(&mut dyn BufRead) -> T + Send + 'static,
+) -> Result<(UploadedFile, T), Error> {
+    let reading = spawn_blocking(move || {
+        let result = read(&mut uploaded.reader()?);
+        Ok::<_, std::io::Error>((uploaded, result))
     });
-    Ok(acting.await.map_err(std::io::Error::other)??)
+    Ok(reading.await.map_err(std::io::Error::other)??)
 }

@@ -1,4 +1,4 @@
-//! The claims service: files claims with the post office and reads what payers answer.
+//! The claims service: submits claims to the post office and imports remittances from payers.
 
 pub mod config;
 pub mod service;
@@ -7,26 +7,28 @@ pub mod grpc;
 pub mod subscriptions;
 
 pub mod get_claim;
+pub mod get_claim_attachment;
 pub mod import_remittance;
 pub mod list_claims;
-pub mod list_parked;
+pub mod list_parked_lines;
 pub mod prepare_claim;
-pub mod resolve_parked;
+pub mod resolve_parked_line;
 pub mod resubmit_claim;
 pub mod submit_claim;
 pub mod withdraw_claim;
 
-pub mod follow_up;
+pub mod worker;
 
-pub mod announce;
+pub mod app;
 pub mod book_remittance;
 pub mod booking;
-pub mod desk;
-pub mod filing;
+pub mod events;
+pub mod import_report;
 pub mod matching;
-pub mod report;
-pub mod spool;
-pub mod view;
+pub mod request;
+pub mod response;
+pub mod submission;
+pub mod upload;
 
 pub mod balance;
 pub mod claim;

@@ -1,4 +1,5 @@
-//! Where claims are filed. The trait stands for eClaimLink's post office; the sandbox plays it.
+//! The post office to which claims are submitted. The trait describes eClaimLink's post office; the sandbox
+//! imitates it.
 
 pub mod sandbox;
 
@@ -7,38 +8,38 @@ use futures_util::future::BoxFuture;
 use proto::claims::v1::ClaimDetails;
 use uuid::Uuid;
 
-/// A claim on its way.
+/// A claim to be submitted.
 #[derive(Clone, Debug)]
 pub struct Submission {
-    /// Names the submission: the same however often it is handed in, another for every cycle.
+    /// The submission id: the same for every attempt of a cycle, different for every cycle.
     pub id: Uuid,
-    /// Whose claim it is.
+    /// The claim's facility.
     pub facility: Facility,
-    /// What is claimed.
+    /// The claim's content.
     pub details: ClaimDetails,
 }
 
-/// What became of a submission.
+/// The result of a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The payer adjudicates it.
+    /// The payer has accepted it for adjudication.
     Accepted,
-    /// It is refused, for this reason.
+    /// It was rejected for this reason.
     Rejected(String),
-    /// It is taken, and not decided.
+    /// It was received and is not decided yet.
     Pending,
 }
 
-/// Nobody answered, or not in time: the submission may have been taken or not.
+/// There was no answer, or none in time. The submission may or may not have been received.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unavailable(pub String);
 
-/// A post office.
+/// A post office. Calls are idempotent by submission id.
 pub trait PostOffice: Send + Sync + 'static {
-    /// Hands a submission in. Repeated with the same id it is filed once and answers what became of it.
-    fn file<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<Verdict, Unavailable>>;
+    /// Submits a claim. A repetition with the same id is filed once and returns the current verdict.
+    fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<Verdict, Unavailable>>;
 
-    /// Asks what became of a submission that was handed in.
-    fn ask<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<Verdict, Unavailable>>;
+    /// Queries the verdict on an earlier submission.
+    fn query<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<Verdict, Unavailable>>;
 }

@@ -1,4 +1,4 @@
-//! A claim's details become a validated draft, if no rule is broken.
+//! PrepareClaim: checks a claim's details against the rules and stores a validated draft.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,65 +19,66 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    announce::event,
+    app::App,
     claim::State,
-    desk::{self, Answer, Desk},
     error::Error,
-    grpc::uuid,
+    events::to_event,
+    grpc::encode,
+    request::{self, parse_uuid},
+    response::Response,
     rules,
     store::{
         self,
-        drafts::{self, Obstacle},
+        drafts::{self, Conflict},
     },
-    view,
 };
 
-/// The method's name, as keys know it.
+/// The method's name in idempotency keys.
 pub const METHOD: &str = "claims.v1.ClaimService/PrepareClaim";
 
-/// Keeps the draft, or only checks it.
+/// Stores the draft, or only validates it.
 ///
 /// # Errors
-/// [`Error::Invalid`] with every broken rule; [`Error::ClaimKnown`], [`Error::OrderBilled`] and
-/// [`Error::OrderWithdrawn`] by what is there already.
-pub async fn prepare(
-    desk: &Desk,
+/// [`Error::Invalid`] with every broken rule; [`Error::ClaimKnown`], [`Error::OrderBilled`] or
+/// [`Error::OrderWithdrawn`] if it conflicts with stored data.
+pub async fn execute(
+    app: &App,
     facility: &Facility,
-    request: PrepareClaimRequest,
-) -> Result<Answer<PrepareClaimResponse>, Error> {
-    let key = Key::of(METHOD, &request.request_id, &request)?;
-    let order_id = uuid("order_id", &request.order_id)?;
-    let details = request.details.unwrap_or_default();
-    let broken = checked(&details);
-    if !broken.is_empty() {
-        return Err(Error::Invalid(broken));
+    message: PrepareClaimRequest,
+) -> Result<Response<PrepareClaimResponse>, Error> {
+    let key = Key::of(METHOD, &message.request_id, &message)?;
+    let order_id = parse_uuid("order_id", &message.order_id)?;
+    let details = message.details.unwrap_or_default();
+    let violations = check_details(&details);
+    if !violations.is_empty() {
+        return Err(Error::Invalid(violations));
     }
-    let record = record(order_id, details);
-    if request.validate_only {
-        return validate_only(desk, facility, record).await;
+    let record = new_record(order_id, details);
+    if message.validate_only {
+        return validate_only(app, facility, record).await;
     }
     let draft = Draft::new(facility, key, record);
-    let prepared = desk.drafts.submit(draft, desk::deadline()).await;
-    prepared.map_err(Error::from)?
+    let result = app.draft_batcher.submit(draft, request::deadline()).await;
+    result.map_err(Error::from)?
 }
 
-/// The broken rules, by their paths in the request.
-pub(crate) fn checked(details: &ClaimDetails) -> Vec<rules::Violation> {
-    let mut broken = rules::submission(details);
-    for violation in &mut broken {
+/// The rules that the details break, with field paths relative to the request.
+pub(crate) fn check_details(details: &ClaimDetails) -> Vec<rules::Violation> {
+    let mut violations = rules::check_submission(details);
+    for violation in &mut violations {
         violation.field.insert_str(0, "details.");
     }
-    broken
+    violations
 }
 
-/// A draft that is to be kept, with all that its transaction writes.
+/// A draft to be stored, with everything that its transaction writes.
 pub struct Draft {
     facility: Facility,
     key: Key,
     record: store::Record,
     event: Event,
-    answer: PrepareClaimResponse,
-    encoded: Vec<u8>,
+    response: PrepareClaimResponse,
+    encoded_response: Vec<u8>,
     origin: Origin,
 }
 
@@ -88,53 +89,53 @@ impl Draft {
             order_id: record.order_id.to_string(),
             net: record.details.net.clone(),
         };
-        let answer = PrepareClaimResponse {
-            claim: Some(view::claim(record.clone(), Vec::new())),
+        let response = PrepareClaimResponse {
+            claim: Some(encode::claim(record.clone(), Vec::new())),
         };
         Draft {
             facility: facility.clone(),
-            event: event(facility, record.id, record.version, &prepared),
-            encoded: answer.encode_to_vec(),
+            event: to_event(facility, record.id, record.version, &prepared),
+            encoded_response: response.encode_to_vec(),
             origin: Origin::current(),
             key,
             record,
-            answer,
+            response,
         }
     }
 
-    fn request(&self) -> Request<'_> {
+    fn idempotency_request(&self) -> Request<'_> {
         Request {
             facility: &self.facility,
             key: &self.key,
             resource_id: self.record.id,
-            answer: Some(&self.encoded),
+            answer: Some(&self.encoded_response),
         }
     }
 }
 
-/// Keeps drafts, those that come at the same time in one transaction.
-pub struct Prepare {
+/// Inserts drafts. Concurrent ones share a transaction.
+pub struct InsertDrafts {
     database: Database,
     outbox: Outbox,
 }
 
-/// Where drafts are handed in.
-pub type Drafts = Batcher<Prepare>;
+/// Collects concurrent drafts into batches.
+pub type DraftBatcher = Batcher<InsertDrafts>;
 
-impl Prepare {
-    /// Where drafts for `database` are handed in.
-    pub fn batcher(database: &Database, outbox: &Outbox, tasks: chassis::Tasks) -> Drafts {
-        let prepare = Prepare {
+impl InsertDrafts {
+    /// A batcher that inserts drafts into `database`.
+    pub fn batcher(database: &Database, outbox: &Outbox, tasks: chassis::Tasks) -> DraftBatcher {
+        let command = InsertDrafts {
             database: database.clone(),
             outbox: outbox.clone(),
         };
-        Batcher::new(prepare, Limits::default(), tasks)
+        Batcher::new(command, Limits::default(), tasks)
     }
 }
 
-impl Command for Prepare {
+impl Command for InsertDrafts {
     type Item = Draft;
-    type Outcome = Result<Answer<PrepareClaimResponse>, Error>;
+    type Outcome = Result<Response<PrepareClaimResponse>, Error>;
     type Error = Error;
 
     fn aggregate(&self, draft: &Draft) -> Uuid {
@@ -148,35 +149,35 @@ impl Command for Prepare {
     async fn execute(&self, drafts: &[Arc<Draft>]) -> Result<Vec<Self::Outcome>, Error> {
         let facilities = drafts.iter().map(|draft| &draft.facility);
         let mut tx = self.database.begin_for(facilities).await?;
-        let outcomes = keep(&mut tx, drafts).await?;
+        let results = insert(&mut tx, drafts).await?;
         tx.commit().await?;
         self.outbox.wake();
-        Ok(outcomes)
+        Ok(results)
     }
 }
 
-type Outcome = Result<Answer<PrepareClaimResponse>, Error>;
+type PrepareResult = Result<Response<PrepareClaimResponse>, Error>;
 
-async fn keep(conn: &mut PgConnection, drafts: &[Arc<Draft>]) -> Result<Vec<Outcome>, Error> {
+async fn insert(conn: &mut PgConnection, drafts: &[Arc<Draft>]) -> Result<Vec<PrepareResult>, Error> {
     let orders: Vec<_> = drafts.iter().map(|draft| draft.record.order_id).collect();
     drafts::lock_orders(conn, &orders).await?;
-    let mut outcomes = repetitions(conn, drafts).await?;
-    let wanted: Vec<&Draft> = drafts
+    let mut results = find_replays(conn, drafts).await?;
+    let pending: Vec<&Draft> = drafts
         .iter()
         .map(Arc::as_ref)
-        .filter(|draft| !outcomes.contains_key(&draft.record.id))
+        .filter(|draft| !results.contains_key(&draft.record.id))
         .collect();
-    if wanted.is_empty() {
-        return Ok(in_order(drafts, outcomes));
+    if pending.is_empty() {
+        return Ok(in_request_order(drafts, results));
     }
-    let written = drafts::insert(conn, &rows(&wanted)).await?;
-    let (new, refused): (Vec<&Draft>, Vec<&Draft>) = wanted
+    let inserted = drafts::insert(conn, &rows(&pending)).await?;
+    let (new, conflicting): (Vec<&Draft>, Vec<&Draft>) = pending
         .into_iter()
-        .partition(|draft| written.contains(&draft.record.id));
+        .partition(|draft| inserted.contains(&draft.record.id));
     if !new.is_empty() {
-        let requests: Vec<_> = new.iter().map(|draft| draft.request()).collect();
-        // An id that was used for another order at the same moment, here or in another process. Tried again in halves, all
-        // but that one draft are written.
+        let requests: Vec<_> = new.iter().map(|draft| draft.idempotency_request()).collect();
+        // A request id was used for another order concurrently, in this or another process. The batcher retries in
+        // halves, so that all other drafts are inserted.
         if idempotency::claim_all(conn, &requests).await?.contains(&false) {
             return Err(idempotency::Error::KeyReused.into());
         }
@@ -184,44 +185,44 @@ async fn keep(conn: &mut PgConnection, drafts: &[Arc<Draft>]) -> Result<Vec<Outc
         let events: Vec<_> = new.iter().map(|draft| draft.event.clone()).collect();
         events::append(conn, &events).await?;
     }
-    if !refused.is_empty() {
-        let obstacles = drafts::obstacles(conn, &rows(&refused)).await?;
-        for (draft, obstacle) in refused.iter().zip(obstacles) {
-            // A claim that stood in the way may have been withdrawn since.
-            let obstacle = obstacle.unwrap_or(Obstacle::NumberTaken);
-            outcomes.insert(draft.record.id, Err(obstacle.into()));
+    if !conflicting.is_empty() {
+        let conflicts = drafts::list_conflicts(conn, &rows(&conflicting)).await?;
+        for (draft, conflict) in conflicting.iter().zip(conflicts) {
+            // The conflicting claim may have been withdrawn since.
+            let conflict = conflict.unwrap_or(Conflict::NumberTaken);
+            results.insert(draft.record.id, Err(conflict.into()));
         }
     }
-    Ok(in_order(drafts, outcomes))
+    Ok(in_request_order(drafts, results))
 }
 
-/// The outcomes of drafts whose `request_id` was used before, by their claims.
-async fn repetitions(
+/// The results of drafts with a `request_id` that was used before, by claim id.
+async fn find_replays(
     conn: &mut PgConnection,
     drafts: &[Arc<Draft>],
-) -> Result<HashMap<Uuid, Outcome>, Error> {
+) -> Result<HashMap<Uuid, PrepareResult>, Error> {
     let keys: Vec<_> = drafts.iter().map(|draft| (&draft.facility, &draft.key)).collect();
     let known = idempotency::find(conn, &keys).await?;
-    let mut outcomes = HashMap::new();
+    let mut results = HashMap::new();
     for (draft, known) in drafts.iter().zip(known) {
-        let outcome = match known {
-            Some(Ok(idempotency::Claim::Answered(answer))) => Ok(Answer::Repeated(answer)),
+        let result = match known {
+            Some(Ok(idempotency::Claim::Answered(bytes))) => Ok(Response::Replayed(bytes)),
             Some(Ok(_)) => Err(Error::InProgress),
             Some(Err(error)) => Err(error.into()),
             None => continue,
         };
-        outcomes.insert(draft.record.id, outcome);
+        results.insert(draft.record.id, result);
     }
-    Ok(outcomes)
+    Ok(results)
 }
 
-/// Those without another outcome are written.
-fn in_order(drafts: &[Arc<Draft>], mut outcomes: HashMap<Uuid, Outcome>) -> Vec<Outcome> {
-    let outcome = |draft: &Arc<Draft>| {
-        let other = outcomes.remove(&draft.record.id);
-        other.unwrap_or_else(|| Ok(Answer::New(draft.answer.clone())))
+/// One result for each draft, in the same order. Drafts that are absent from `results` were inserted.
+fn in_request_order(drafts: &[Arc<Draft>], mut results: HashMap<Uuid, PrepareResult>) -> Vec<PrepareResult> {
+    let result = |draft: &Arc<Draft>| {
+        let other = results.remove(&draft.record.id);
+        other.unwrap_or_else(|| Ok(Response::New(draft.response.clone())))
     };
-    drafts.iter().map(outcome).collect()
+    drafts.iter().map(result).collect()
 }
 
 fn rows<'a>(drafts: &[&'a Draft]) -> Vec<drafts::Draft<'a>> {
@@ -232,18 +233,18 @@ fn rows<'a>(drafts: &[&'a Draft]) -> Vec<drafts::Draft<'a>> {
     drafts.iter().map(row).collect()
 }
 
-impl From<Obstacle> for Error {
-    fn from(obstacle: Obstacle) -> Error {
-        match obstacle {
-            Obstacle::OrderWithdrawn => Error::OrderWithdrawn,
-            Obstacle::OrderBilled => Error::OrderBilled,
-            Obstacle::NumberTaken => Error::ClaimKnown,
+impl From<Conflict> for Error {
+    fn from(conflict: Conflict) -> Error {
+        match conflict {
+            Conflict::OrderWithdrawn => Error::OrderWithdrawn,
+            Conflict::OrderBilled => Error::OrderBilled,
+            Conflict::NumberTaken => Error::ClaimKnown,
         }
     }
 }
 
-fn record(order_id: Uuid, details: ClaimDetails) -> store::Record {
-    // PostgreSQL keeps microseconds; the answer must say what is kept.
+fn new_record(order_id: Uuid, details: ClaimDetails) -> store::Record {
+    // PostgreSQL stores microseconds, and the response must show the stored value.
     let now = OffsetDateTime::now_utc();
     let now = now.replace_nanosecond(now.microsecond() * 1_000).unwrap_or(now);
     store::Record {
@@ -257,28 +258,28 @@ fn record(order_id: Uuid, details: ClaimDetails) -> store::Record {
         rejection: String::new(),
         version: 1,
         submitted_at: None,
-        filing_epoch: 0,
-        filing: false,
+        lease_epoch: 0,
+        is_submitting: false,
         created_at: now,
         updated_at: now,
     }
 }
 
-/// What would be kept, without its identifier; the same refusals, and nothing is written.
-async fn validate_only(desk: &Desk, facility: &Facility, record: store::Record) -> Outcome {
+/// The draft that would be stored, without its id. Fails as storing it would, and writes nothing.
+async fn validate_only(app: &App, facility: &Facility, record: store::Record) -> PrepareResult {
     let draft = drafts::Draft {
         facility,
         record: &record,
     };
-    let mut tx = desk.database.begin(facility).await?;
-    let obstacles = drafts::obstacles(&mut tx, &[draft]).await?;
+    let mut tx = app.database.begin(facility).await?;
+    let conflicts = drafts::list_conflicts(&mut tx, &[draft]).await?;
     tx.rollback().await?;
-    if let Some(obstacle) = obstacles.into_iter().flatten().next() {
-        return Err(obstacle.into());
+    if let Some(conflict) = conflicts.into_iter().flatten().next() {
+        return Err(conflict.into());
     }
     let claim = wire::Claim {
         id: String::new(),
-        ..view::claim(record, Vec::new())
+        ..encode::claim(record, Vec::new())
     };
-    Ok(Answer::New(PrepareClaimResponse { claim: Some(claim) }))
+    Ok(Response::New(PrepareClaimResponse { claim: Some(claim) }))
 }

@@ -1,5 +1,5 @@
-//! Remittance.Advice files as eClaimLink 2.0 writes them: read claim by claim, so that memory depends on the largest
-//! claim, not on the file.
+//! Remittance.Advice files of eClaimLink 2.0. They are read claim by claim, so that memory use depends on the
+//! largest claim, not on the file.
 
 mod claim;
 mod file;
@@ -7,56 +7,56 @@ mod file;
 use time::OffsetDateTime;
 
 pub use eclaimlink::{Disposition, Header};
-pub use file::{File, Refused, Scanned, scan};
+pub use file::{File, FileSummary, RefusedFile, scan};
 
-/// What a file says of one claim. Fields that could not be read are empty, and said in the faults.
+/// A claim of a remittance file. Fields that could not be read are empty and reported in the faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Its place in the file, from 0.
+    /// Its index in the file, from 0.
     pub ordinal: i32,
-    /// The facility's number.
+    /// The facility's number of the claim.
     pub id: String,
-    /// The payer's number.
+    /// The payer's number of the claim.
     pub id_payer: String,
-    /// The provider's licence; the file's receiver when the claim names none.
+    /// The provider's licence; the file's receiver if the claim has none.
     pub provider_id: String,
-    /// The payer's payment reference; empty if nothing is paid or taken back.
+    /// The payer's payment reference; may be empty if nothing is paid or taken back.
     pub payment_reference: String,
-    /// When it was settled; when the file was written if the claim does not say.
+    /// The settlement date; the date of the file if the claim has none.
     pub settled_at: OffsetDateTime,
     /// Its activities.
     pub lines: Vec<Line>,
-    /// Who sent the file.
+    /// The sender of the file.
     pub sender_id: String,
-    /// What is wrong with all of it: none of its lines can be booked then.
+    /// Faults of the whole claim. None of its lines can be booked if there are any.
     pub faults: Vec<Fault>,
-    /// What was not read of it.
+    /// Content of the claim that was not read.
     pub remarks: Vec<Fault>,
 }
 
-/// What a file says of one activity.
+/// An activity of a claim in a remittance file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// The activity.
     pub activity_id: String,
-    /// When it was done.
+    /// When it was performed.
     pub start: Option<OffsetDateTime>,
-    /// What was asked for, as the payer repeats it, in fils.
+    /// The claimed net as the payer reports it, in fils.
     pub net: Option<i64>,
-    /// What is paid, in fils; negative for a takeback.
+    /// The payment in fils; negative for a takeback.
     pub payment: Option<i64>,
-    /// Why less than the net is paid: the activity's own code, or else the claim's. Empty: none.
+    /// Why less than the net is paid: the activity's denial code, else the claim's. Empty for none.
     pub denial_code: String,
-    /// What is wrong with it: it cannot be booked then.
+    /// Faults of the line. It cannot be booked if there are any.
     pub faults: Vec<Fault>,
 }
 
-/// A broken rule of a claim or a line; where is known from where it stands.
+/// A broken rule of the claim or line that contains this fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The rule's name, UPPER_SNAKE.
+    /// The rule's name in UPPER_SNAKE case.
     pub rule: &'static str,
-    /// What is wrong, in words.
+    /// A description of the fault.
     pub message: String,
 }
 

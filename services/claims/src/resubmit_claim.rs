@@ -1,4 +1,4 @@
-//! A claim is filed again, with a reason and perhaps corrected.
+//! ResubmitClaim: submits a claim again, with a reason and optionally corrected.
 
 use chassis::{Facility, idempotency, idempotency::Key};
 use proto::claims::v1::{Claim, ClaimResubmitted, ResubmitClaimRequest, ResubmitClaimResponse};
@@ -6,37 +6,38 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    announce::event,
+    app::App,
     claim::{State, Step},
-    desk::{Answer, Asked, Desk},
     error::Error,
-    filing::{self, Lease},
-    get_claim,
-    grpc::uuid,
-    prepare_claim, rules,
-    store::{self, Record, filings},
+    events::to_event,
+    get_claim, prepare_claim,
+    request::{Request, parse_uuid},
+    response::Response,
+    rules,
+    store::{self, Record, submissions},
+    submission::{self, Lease},
 };
 
-/// The method's name, as keys know it.
+/// The method's name in idempotency keys.
 pub const METHOD: &str = "claims.v1.ClaimService/ResubmitClaim";
 
-/// Opens the next cycle and hands the claim in. When the post office cannot be reached the claim stays RESUBMITTED, and
-/// the background worker hands it in later.
+/// Starts the claim's next cycle and submits it. If the post office cannot be reached, the claim stays RESUBMITTED
+/// and the background worker submits it later.
 ///
 /// # Errors
-/// [`Error::WrongState`]; [`Error::Invalid`] with every broken rule; [`Error::FilingInProgress`].
-pub async fn resubmit(
-    desk: &Desk,
+/// [`Error::WrongState`]; [`Error::Invalid`] with every broken rule; [`Error::SubmissionInProgress`].
+pub async fn execute(
+    app: &App,
     facility: &Facility,
-    request: ResubmitClaimRequest,
-) -> Result<Answer<ResubmitClaimResponse>, Error> {
-    let key = Key::of(METHOD, &request.request_id, &request)?;
-    let asked = Asked { facility, key: &key };
-    let id = match reopen(desk, asked, &request).await? {
-        Turn::Answered(answer) => return Ok(Answer::Repeated(answer)),
-        Turn::Filed(id) => id,
-        Turn::Ours(lease) => match filing::hand_in(desk, &lease).await {
-            Ok(verdict) => return desk.outcomes.answer((*lease, verdict), &key, response).await,
+    message: ResubmitClaimRequest,
+) -> Result<Response<ResubmitClaimResponse>, Error> {
+    let key = Key::of(METHOD, &message.request_id, &message)?;
+    let request = Request { facility, key: &key };
+    let id = match start_cycle(app, request, &message).await? {
+        CycleStart::Replayed(bytes) => return Ok(Response::Replayed(bytes)),
+        CycleStart::Submitted(id) => id,
+        CycleStart::Leased(lease) => match submission::call_post_office(app, &lease).await {
+            Ok(verdict) => return app.outcomes.respond((*lease, verdict), &key, response).await,
             Err(Error::PostOffice(problem)) => {
                 let id = lease.claim();
                 tracing::warn!(claim.id = %id, error.message = problem, "a resubmission waits for the post office");
@@ -45,118 +46,134 @@ pub async fn resubmit(
             Err(error) => return Err(error),
         },
     };
-    let mut tx = desk.database.begin(facility).await?;
-    let claim = get_claim::show(&mut tx, id).await?;
-    desk.close(tx, asked, &[], response(claim)).await
+    let mut tx = app.database.begin(facility).await?;
+    let claim = get_claim::load(&mut tx, id).await?;
+    app.commit(tx, request, &[], response(claim)).await
 }
 
 fn response(claim: Claim) -> ResubmitClaimResponse {
     ResubmitClaimResponse { claim: Some(claim) }
 }
 
-enum Turn {
-    /// The next cycle is open and ours to hand in.
-    Ours(Box<Lease>),
-    /// A try that was cut short has opened it, and the background worker has handed it in.
-    Filed(Uuid),
-    Answered(Vec<u8>),
+enum CycleStart {
+    /// The next cycle is open and the claim is leased for its submission.
+    Leased(Box<Lease>),
+    /// An interrupted execution of this request opened the cycle, and the background worker has submitted it.
+    Submitted(Uuid),
+    /// The stored response to an earlier execution of this request.
+    Replayed(Vec<u8>),
 }
 
-async fn reopen(desk: &Desk, asked: Asked<'_>, request: &ResubmitClaimRequest) -> Result<Turn, Error> {
-    let until = filing::patience(desk);
+async fn start_cycle(
+    app: &App,
+    request: Request<'_>,
+    message: &ResubmitClaimRequest,
+) -> Result<CycleStart, Error> {
+    let deadline = submission::wait_deadline(app);
     loop {
-        let mut tx = desk.database.begin(asked.facility).await?;
-        let id = named(&mut tx, asked.facility, request).await?;
-        // The row comes first: whoever held it has stored the answer by the time it is ours.
+        let mut tx = app.database.begin(request.facility).await?;
+        let id = find_id(&mut tx, request.facility, message).await?;
+        // The row is locked first: a call that held it before has stored its response by now.
         let found = store::lock(&mut tx, id).await?;
-        let first = match idempotency::claim(&mut tx, asked.facility, asked.key, id).await? {
-            idempotency::Claim::Answered(answer) => return Ok(Turn::Answered(answer)),
+        let first = match idempotency::claim(&mut tx, request.facility, request.key, id).await? {
+            idempotency::Claim::Answered(bytes) => return Ok(CycleStart::Replayed(bytes)),
             idempotency::Claim::New => true,
             idempotency::Claim::Running { .. } => false,
         };
-        let mut record = found.ok_or_else(|| Error::NoSuchClaim(id.to_string()))?;
-        if record.filing {
+        let mut record = found.ok_or_else(|| Error::ClaimNotFound(id.to_string()))?;
+        if record.is_submitting {
             tx.rollback().await?;
-            if let Some(answer) = filing::wait(desk, asked, until).await? {
-                return Ok(Turn::Answered(answer));
+            if let Some(bytes) = submission::wait_for_response(app, request, deadline).await? {
+                return Ok(CycleStart::Replayed(bytes));
             }
             continue;
         }
         if first {
-            next_cycle(&mut tx, asked.facility, &mut record, request).await?;
+            write_cycle(&mut tx, request.facility, &mut record, message).await?;
         } else if record.state != State::Resubmitted {
-            return Ok(Turn::Filed(id));
+            return Ok(CycleStart::Submitted(id));
         }
-        let wanted = filings::Wanted {
-            facility: asked.facility,
+        let lease_request = submissions::LeaseRequest {
+            facility: request.facility,
             id,
-            purpose: filings::Purpose::FollowUp,
+            purpose: submissions::Purpose::FollowUp,
         };
-        let leased = filings::lease(&mut tx, &[wanted], filing::lease_ms(&desk.filing)).await?;
+        let lease_ms = submission::lease_ms(&app.post_office_settings);
+        let leased = submissions::acquire_leases(&mut tx, &[lease_request], lease_ms).await?;
         let (record, _) = leased
             .into_values()
             .find(|(_, is_leased)| *is_leased)
-            .ok_or(Error::FilingInProgress)?;
+            .ok_or(Error::SubmissionInProgress)?;
         tx.commit().await?;
-        desk.outbox.wake();
-        return Ok(Turn::Ours(Box::new(Lease::new(asked.facility, record))));
+        app.outbox.wake();
+        return Ok(CycleStart::Leased(Box::new(Lease::new(request.facility, record))));
     }
 }
 
-async fn named(
+async fn find_id(
     conn: &mut PgConnection,
     facility: &Facility,
-    request: &ResubmitClaimRequest,
+    message: &ResubmitClaimRequest,
 ) -> Result<Uuid, Error> {
-    if !request.id.is_empty() {
-        return Ok(uuid("id", &request.id)?);
+    if !message.id.is_empty() {
+        return Ok(parse_uuid("id", &message.id)?);
     }
-    let details = request.details.clone().unwrap_or_default();
-    get_claim::id_of(conn, facility, &details.provider_id, &details.claim_id).await
+    let details = message.details.clone().unwrap_or_default();
+    get_claim::find_id(conn, facility, &details.provider_id, &details.claim_id).await
 }
 
-async fn next_cycle(
+async fn write_cycle(
     conn: &mut PgConnection,
     facility: &Facility,
     record: &mut Record,
-    request: &ResubmitClaimRequest,
+    message: &ResubmitClaimRequest,
 ) -> Result<(), Error> {
     record.state.allows(Step::Resubmit)?;
-    let why = request.resubmission.clone().unwrap_or_default();
-    let remitted = !store::remittances::lines(conn, &[record.id]).await?.is_empty();
-    let mut broken = request
+    let resubmission = message.resubmission.clone().unwrap_or_default();
+    let remitted = !store::remittances::list_lines(conn, &[record.id])
+        .await?
+        .is_empty();
+    let mut violations = message
         .details
         .as_ref()
-        .map(prepare_claim::checked)
+        .map(prepare_claim::check_details)
         .unwrap_or_default();
-    let filed = rules::Filed {
+    let submitted = rules::SubmittedClaim {
         details: &record.details,
         remitted,
     };
-    broken.extend(rules::resubmission(filed, &why, request.details.as_ref()));
-    if !broken.is_empty() {
-        return Err(Error::Invalid(broken));
+    violations.extend(rules::check_resubmission(
+        submitted,
+        &resubmission,
+        message.details.as_ref(),
+    ));
+    if !violations.is_empty() {
+        return Err(Error::Invalid(violations));
     }
 
-    if let Some(corrected) = &request.details {
+    if let Some(corrected) = &message.details {
         record.details.clone_from(corrected);
     }
     record.state = State::Resubmitted;
     record.cycle += 1;
     record.version += 1;
-    let next = filings::Reopening {
+    let cycle = submissions::NewCycle {
         id: record.id,
         cycle: record.cycle,
         version: record.version,
         details: &record.details,
-        why: &why,
+        resubmission: &resubmission,
     };
-    filings::reopen(conn, facility, next).await?;
+    submissions::start_cycle(conn, facility, cycle).await?;
     let resubmitted = ClaimResubmitted {
         claim_id: record.id.to_string(),
         order_id: record.order_id.to_string(),
         cycle: record.cycle,
     };
-    events::append(conn, &[event(facility, record.id, record.version, &resubmitted)]).await?;
+    events::append(
+        conn,
+        &[to_event(facility, record.id, record.version, &resubmitted)],
+    )
+    .await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! eClaimLink's rules. Each has a name in UPPER_SNAKE; all that are violated are told together.
+//! The rules of eClaimLink. Each has a name in UPPER_SNAKE case; all broken rules are reported together.
 
 mod activities;
 mod amounts;
@@ -11,20 +11,20 @@ mod resubmission;
 use proto::claims::v1::ClaimDetails;
 
 pub use remittance::{claim_faults, line_faults};
-pub use resubmission::{Filed, resubmission};
+pub use resubmission::{SubmittedClaim, check_resubmission};
 
-/// The largest amount in fils that a claim or a remittance may name, a hundred billion dirham: sums over any file stay
-/// within 64 bits.
-pub(crate) const LARGEST_AMOUNT: i64 = 10_000_000_000_000;
+/// The largest amount of a claim or a remittance in fils: a hundred billion dirham. Sums over any file therefore
+/// fit into 64 bits.
+pub(crate) const MAX_AMOUNT: i64 = 10_000_000_000_000;
 
-/// A broken rule, and where.
+/// A broken rule and the field that breaks it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The rule's name.
     pub rule: &'static str,
-    /// The field's path: `activities[1].quantity`.
+    /// The field's path, such as `activities[1].quantity`.
     pub field: String,
-    /// What is wrong, in words.
+    /// A description of the fault.
     pub message: String,
 }
 
@@ -37,15 +37,14 @@ impl Violation {
         }
     }
 
-    /// The rule's name, then the words.
+    /// The rule's name and the description.
     pub fn description(&self) -> String {
         format!("{}: {}", self.rule, self.message)
     }
 }
 
-/// Every rule that a claim's details break by themselves, whatever was filed before. Field paths are relative to the
-/// details.
-pub fn submission(details: &ClaimDetails) -> Vec<Violation> {
+/// Checks the rules that need only a claim's details. Field paths are relative to the details.
+pub fn check_submission(details: &ClaimDetails) -> Vec<Violation> {
     let mut found = Vec::new();
     amounts::check(details, &mut found);
     emirates_id::check(details, &mut found);
@@ -55,7 +54,7 @@ pub fn submission(details: &ClaimDetails) -> Vec<Violation> {
     found
 }
 
-/// Whole seconds and nanoseconds compare as instants do; an absent time is no time.
+/// A time as seconds and nanoseconds, which compare as instants do; `None` if it is absent.
 fn instant(time: Option<&prost_types::Timestamp>) -> Option<(i64, i32)> {
     time.map(|time| (time.seconds, time.nanos))
 }

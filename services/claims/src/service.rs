@@ -1,4 +1,4 @@
-//! The process: what it is made of, top to bottom.
+//! Assembles the process: database, event bus, background work and gRPC server.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use proto::claims::v1::claim_service_server::ClaimServiceServer;
 use tonic::{Extensions, Status};
 
 use crate::{
+    app::App,
     config::Settings,
-    desk::Desk,
-    filing::{leases::Leases, outcomes::Outcomes},
-    follow_up,
     grpc::Grpc,
     post_office::sandbox::Sandbox,
-    prepare_claim::Prepare,
-    spool,
+    prepare_claim::InsertDrafts,
+    submission::{leases::Leases, outcomes::Outcomes},
     subscriptions::EndedOrders,
-    withdraw_claim::Withdraw,
+    upload,
+    withdraw_claim::WithdrawClaims,
+    worker,
 };
 
 /// The claims service.
@@ -48,38 +48,38 @@ impl Service for Claims {
     }
 
     async fn serve(settings: Settings, process: Process) -> anyhow::Result<()> {
-        spool::check(&settings.import)?;
+        upload::check_folder(&settings.import)?;
         let database = Database::connect(&settings.database, &process)?;
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
         let (outbox, tasks) = (bus.outbox(), || process.tasks.clone());
         let sandbox = Sandbox::new(database.clone(), settings.sandbox.clone(), tasks());
-        let desk = Desk {
-            drafts: Prepare::batcher(&database, &outbox, tasks()),
+        let app = App {
+            draft_batcher: InsertDrafts::batcher(&database, &outbox, tasks()),
             leases: Leases::new(&database, &settings.post_office, tasks()),
             outcomes: Outcomes::new(&database, &outbox, &settings.post_office, tasks()),
-            withdrawals: Withdraw::batcher(&database, &outbox, tasks()),
+            withdrawal_batcher: WithdrawClaims::batcher(&database, &outbox, tasks()),
             post_office: Arc::new(sandbox),
             outbox,
             database,
-            filing: settings.post_office.clone(),
-            import: settings.import.clone(),
+            post_office_settings: settings.post_office.clone(),
+            import_settings: settings.import.clone(),
         };
         let consumers = [Consumer::new(
             EndedOrders::NAME,
             &EndedOrders::SUBJECTS,
             EndedOrders,
         )];
-        bus.take_part(desk.database.pool(), consumers, host(&process));
+        bus.take_part(app.database.pool(), consumers, host(&process));
         process.tasks.spawn(
-            "follow up",
-            follow_up::run(desk.clone(), process.shutdown.clone()),
+            "submission worker",
+            worker::run(app.clone(), process.shutdown.clone()),
         );
 
         let page_key = settings.auth.page_key()?;
-        let dead_letters = DeadLetters::new(&bus, desk.database.pool(), &page_key, operator);
-        let event_operations = EventOperations::new(&bus, desk.database.pool(), operator);
+        let dead_letters = DeadLetters::new(&bus, app.database.pool(), &page_key, operator);
+        let event_operations = EventOperations::new(&bus, app.database.pool(), operator);
         let grpc = Grpc {
-            desk,
+            app,
             pages: PageTokens::new(&page_key),
         };
         Server::new(&process, &settings.grpc, &settings.auth)
@@ -91,7 +91,7 @@ impl Service for Claims {
     }
 }
 
-/// What the process lends to the event backbone.
+/// The functions of the process that the event bus uses.
 fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + Send + 'static> {
     let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
     Host {

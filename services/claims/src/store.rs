@@ -1,10 +1,10 @@
-//! All SQL on the claims schema. Everything takes a connection: the use case owns the transaction.
+//! All SQL on the claims schema. Every function takes a connection; the use case owns the transaction.
 
 pub mod drafts;
-pub mod filings;
 pub mod parked;
 pub mod remittances;
 pub mod sandbox;
+pub mod submissions;
 pub mod withdrawals;
 
 use prost::Message;
@@ -18,44 +18,44 @@ use crate::claim::State;
 /// A claim as it is stored.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Weft's identifier.
+    /// The id that Weft has given it.
     pub id: Uuid,
     /// The order that it bills.
     pub order_id: Uuid,
-    /// As last submitted.
+    /// The content as last submitted.
     pub details: ClaimDetails,
-    /// Where it stands.
+    /// Its state.
     pub state: State,
-    /// Which submission this is, from 1.
+    /// The number of the submission, from 1.
     pub cycle: i32,
-    /// The payer's number; empty until a remittance names it.
+    /// The payer's number of the claim; empty until a remittance contains it.
     pub id_payer: String,
-    /// Who sends its remittances; empty until one is booked.
+    /// The sender of its remittances; empty until one is booked.
     pub remitter_id: String,
     /// Why it was rejected.
     pub rejection: String,
-    /// Counts the changes, from 1.
+    /// The number of changes, from 1.
     pub version: i64,
-    /// When the post office first took it.
+    /// When the post office first received it.
     pub submitted_at: Option<OffsetDateTime>,
-    /// Counts the leases; a late holder of an older one is refused.
-    pub filing_epoch: i64,
-    /// Whether somebody hands it to the post office at this moment.
-    pub filing: bool,
-    /// When it was made.
+    /// The number of leases so far. A write with an older epoch is refused.
+    pub lease_epoch: i64,
+    /// Whether a call holds the lease and is submitting it now.
+    pub is_submitting: bool,
+    /// When it was created.
     pub created_at: OffsetDateTime,
-    /// When it last changed.
+    /// When it was last changed.
     pub updated_at: OffsetDateTime,
 }
 
-/// What a list of claims is narrowed to.
+/// Conditions on the claims of a list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only this order's.
+    /// Only the claims of this order.
     pub order_id: Option<Uuid>,
-    /// Only in this state.
+    /// Only claims in this state.
     pub state: Option<State>,
-    /// Only against this payer.
+    /// Only claims on this payer.
     pub payer_id: Option<String>,
 }
 
@@ -64,20 +64,20 @@ pub struct Filter {
 pub struct Resubmission {
     /// The claim.
     pub claim: Uuid,
-    /// The number of claims.v1.ResubmissionType.
+    /// The enum number of its claims.v1.ResubmissionType.
     pub kind: i32,
-    /// What was changed or is complained of.
+    /// The reason: what was corrected, or the complaint.
     pub comment: String,
-    /// The cycle that it opened.
+    /// The cycle that it started.
     pub cycle: i32,
-    /// A document; empty when it was left out.
+    /// The attached document; empty if it was left out.
     pub attachment: Vec<u8>,
-    /// Whether it was left out for its size.
+    /// Whether the attachment was left out because of its size.
     pub is_left_out: bool,
 }
 
-/// The claim of this number; of several the one that stands, else the newest that was withdrawn.
-pub async fn id_of_number(
+/// The id of the claim with this number. If several have it, the one whose number is not freed, else the newest.
+pub async fn find_id(
     conn: &mut PgConnection,
     facility: &str,
     provider_id: &str,
@@ -108,8 +108,8 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Record>, s
     row.map(Record::try_from).transpose()
 }
 
-/// Reads claims, newest first.
-pub async fn read(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Record>, sqlx::Error> {
+/// The claims with these ids, newest first.
+pub async fn list(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Record>, sqlx::Error> {
     let rows = sqlx::query_as!(
         Row,
         r#"select id, order_id, details, state, cycle, id_payer, remitter_id, rejection, version, submitted_at, filing_epoch,
@@ -122,8 +122,8 @@ pub async fn read(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Record>, 
     rows.into_iter().map(Record::try_from).collect()
 }
 
-/// The newest claims after `after` that match, at most `limit`.
-pub async fn list(
+/// The ids of claims that match, newest first, at most `limit`, starting after `after`.
+pub async fn list_ids(
     conn: &mut PgConnection,
     facility: &str,
     filter: &Filter,
@@ -146,8 +146,9 @@ pub async fn list(
     .await
 }
 
-/// The resubmissions of these claims, oldest first.
-pub async fn resubmissions(
+/// The resubmissions of these claims, oldest first. Per claim, attachments beyond `max_attachment_bytes` in total
+/// are left out.
+pub async fn list_resubmissions(
     conn: &mut PgConnection,
     claims: &[Uuid],
     max_attachment_bytes: i64,
@@ -166,8 +167,8 @@ pub async fn resubmissions(
     .await
 }
 
-/// The attachment of the resubmission that opened this cycle; `None` without such a resubmission.
-pub async fn attachment(
+/// The attachment of the resubmission that started this cycle; `None` without such a resubmission.
+pub async fn find_attachment(
     conn: &mut PgConnection,
     claim: Uuid,
     cycle: i32,
@@ -213,15 +214,15 @@ impl TryFrom<Row> for Record {
             rejection: row.rejection,
             version: row.version,
             submitted_at: row.submitted_at,
-            filing_epoch: row.filing_epoch,
-            filing: row.filing,
+            lease_epoch: row.filing_epoch,
+            is_submitting: row.filing,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })
     }
 }
 
-/// What came out of the database is not what was put into it.
+/// The error for a stored value that cannot be decoded.
 pub(crate) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
     sqlx::Error::Decode(Box::new(error))
 }

@@ -1,55 +1,56 @@
-//! A validated claim is handed to the post office.
+//! SubmitClaim: submits a validated claim to the post office.
 
 use chassis::{Facility, idempotency::Key};
 use proto::claims::v1::{SubmitClaimRequest, SubmitClaimResponse};
 use uuid::Uuid;
 
 use crate::{
-    desk::{Answer, Asked, Desk},
+    app::App,
     error::Error,
-    filing::{
+    request::{Request, parse_uuid},
+    response::Response,
+    submission::{
         self,
-        leases::{Turn, Wanted},
+        leases::{Acquisition, LeaseRequest},
     },
-    grpc::uuid,
 };
 
-/// The method's name, as keys know it.
+/// The method's name in idempotency keys.
 pub const METHOD: &str = "claims.v1.ClaimService/SubmitClaim";
 
-/// Hands the claim in and answers what came of it.
+/// Submits the claim and returns it with the post office's verdict.
 ///
 /// # Errors
-/// [`Error::WrongState`], [`Error::PostOffice`] (nothing has changed then), [`Error::FilingInProgress`].
-pub async fn submit(
-    desk: &Desk,
+/// [`Error::WrongState`], [`Error::PostOffice`] (nothing has changed then), [`Error::SubmissionInProgress`].
+pub async fn execute(
+    app: &App,
     facility: &Facility,
-    request: SubmitClaimRequest,
-) -> Result<Answer<SubmitClaimResponse>, Error> {
-    let key = Key::of(METHOD, &request.request_id, &request)?;
-    let asked = Asked { facility, key: &key };
-    let id = uuid("id", &request.id)?;
-    let lease = match take(desk, asked, id).await? {
-        Turn::Answered(answer) => return Ok(Answer::Repeated(answer)),
-        Turn::Ours(lease) => *lease,
-        Turn::Others => return Err(Error::FilingInProgress),
+    message: SubmitClaimRequest,
+) -> Result<Response<SubmitClaimResponse>, Error> {
+    let key = Key::of(METHOD, &message.request_id, &message)?;
+    let request = Request { facility, key: &key };
+    let id = parse_uuid("id", &message.id)?;
+    let lease = match acquire(app, request, id).await? {
+        Acquisition::Replayed(bytes) => return Ok(Response::Replayed(bytes)),
+        Acquisition::Leased(lease) => *lease,
+        Acquisition::Unavailable => return Err(Error::SubmissionInProgress),
     };
-    let verdict = filing::hand_in(desk, &lease).await?;
+    let verdict = submission::call_post_office(app, &lease).await?;
     let response = |claim| SubmitClaimResponse { claim: Some(claim) };
-    desk.outcomes.answer((lease, verdict), &key, response).await
+    app.outcomes.respond((lease, verdict), &key, response).await
 }
 
-/// Leases the claim; while another call holds it, waits for that one's answer.
-async fn take(desk: &Desk, asked: Asked<'_>, id: Uuid) -> Result<Turn, Error> {
-    let until = filing::patience(desk);
+/// Leases the claim. While another call holds the lease, waits for that call's response.
+async fn acquire(app: &App, request: Request<'_>, id: Uuid) -> Result<Acquisition, Error> {
+    let deadline = submission::wait_deadline(app);
     loop {
-        let wanted = Wanted::submitted(asked.facility, id, asked.key);
-        match desk.leases.take(wanted).await? {
-            Turn::Others => {}
-            turn => return Ok(turn),
+        let lease_request = LeaseRequest::for_submission(request.facility, id, request.key);
+        match app.leases.acquire(lease_request).await? {
+            Acquisition::Unavailable => {}
+            acquisition => return Ok(acquisition),
         }
-        if let Some(answer) = filing::wait(desk, asked, until).await? {
-            return Ok(Turn::Answered(answer));
+        if let Some(bytes) = submission::wait_for_response(app, request, deadline).await? {
+            return Ok(Acquisition::Replayed(bytes));
         }
     }
 }

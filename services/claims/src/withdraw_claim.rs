@@ -1,4 +1,4 @@
-//! A claim is taken out of the process, or kept from entering it.
+//! WithdrawClaim: withdraws an order's claim, or prevents one that has not arrived yet.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,77 +17,85 @@ use tracing::Span;
 use uuid::Uuid;
 
 use crate::{
-    announce::event,
+    app::App,
     balance::{Balance, Line},
     claim::{State, Step},
-    desk::{self, Answer, Desk},
     error::Error,
-    grpc::uuid,
+    events::to_event,
+    grpc::{
+        decode,
+        encode::{self, Attachments},
+    },
+    request::{self, parse_uuid},
+    response::Response,
     store::{Record, drafts, remittances, withdrawals},
-    view::{self, Attachments},
 };
 
-/// The method's name, as keys know it.
+/// The method's name in idempotency keys.
 pub const METHOD: &str = "claims.v1.ClaimService/WithdrawClaim";
 
-/// Withdraws the order's claim. If none has arrived, a late one will be refused. A withdrawn one stays as it is.
+/// Withdraws the order's claim. If the order has none yet, a claim that arrives later is refused. A withdrawn
+/// claim stays unchanged.
 ///
 /// # Errors
-/// [`Error::Paid`], and [`Error::FilingInProgress`] while the claim is on its way to the post office.
-pub async fn withdraw(
-    desk: &Desk,
+/// [`Error::Paid`], and [`Error::SubmissionInProgress`] while the claim is being submitted to the post office.
+pub async fn execute(
+    app: &App,
     facility: &Facility,
-    request: WithdrawClaimRequest,
-) -> Result<Answer<WithdrawClaimResponse>, Error> {
-    let key = Key::of(METHOD, &request.request_id, &request)?;
+    message: WithdrawClaimRequest,
+) -> Result<Response<WithdrawClaimResponse>, Error> {
+    let key = Key::of(METHOD, &message.request_id, &message)?;
     let withdrawal = Withdrawal {
         facility: facility.clone(),
-        order_id: uuid("order_id", &request.order_id)?,
-        reason: request.reason,
+        order_id: parse_uuid("order_id", &message.order_id)?,
+        reason: message.reason,
         key,
         origin: Origin::current(),
         span: Span::current(),
     };
-    let withdrawn = desk.withdrawals.submit(withdrawal, desk::deadline()).await;
-    withdrawn.map_err(Error::from)?
+    let result = app
+        .withdrawal_batcher
+        .submit(withdrawal, request::deadline())
+        .await;
+    result.map_err(Error::from)?
 }
 
-/// An order whose claim is to be withdrawn.
+/// A request to withdraw the claim of an order.
 pub struct Withdrawal {
     facility: Facility,
     order_id: Uuid,
     reason: String,
     key: Key,
     origin: Origin,
-    /// The call in which it happens.
+    /// The span of the call.
     span: Span,
 }
 
-/// Withdraws claims, those that come at the same time in one transaction.
-pub struct Withdraw {
+/// Withdraws claims. Concurrent withdrawals share a transaction.
+pub struct WithdrawClaims {
     database: Database,
     outbox: Outbox,
 }
 
-/// Where withdrawals are handed in.
-pub type Withdrawals = Batcher<Withdraw>;
+/// Collects concurrent withdrawals into batches.
+pub type WithdrawalBatcher = Batcher<WithdrawClaims>;
 
-impl Withdraw {
-    /// Where withdrawals of claims in `database` are handed in.
-    pub fn batcher(database: &Database, outbox: &Outbox, tasks: chassis::Tasks) -> Withdrawals {
-        let withdraw = Withdraw {
+impl WithdrawClaims {
+    /// A batcher that withdraws claims in `database`.
+    pub fn batcher(database: &Database, outbox: &Outbox, tasks: chassis::Tasks) -> WithdrawalBatcher {
+        let command = WithdrawClaims {
             database: database.clone(),
             outbox: outbox.clone(),
         };
-        Batcher::new(withdraw, Limits::default(), tasks)
+        Batcher::new(command, Limits::default(), tasks)
     }
 }
 
-type Outcome = Result<Answer<WithdrawClaimResponse>, Error>;
+type WithdrawResult = Result<Response<WithdrawClaimResponse>, Error>;
 
-impl Command for Withdraw {
+impl Command for WithdrawClaims {
     type Item = Withdrawal;
-    type Outcome = Outcome;
+    type Outcome = WithdrawResult;
     type Error = Error;
 
     fn aggregate(&self, withdrawal: &Withdrawal) -> Uuid {
@@ -98,125 +106,129 @@ impl Command for Withdraw {
         error.is_outage()
     }
 
-    async fn execute(&self, withdrawals: &[Arc<Withdrawal>]) -> Result<Vec<Outcome>, Error> {
+    async fn execute(&self, withdrawals: &[Arc<Withdrawal>]) -> Result<Vec<WithdrawResult>, Error> {
         let facilities = withdrawals.iter().map(|withdrawal| &withdrawal.facility);
         let mut tx = self.database.begin_for(facilities).await?;
-        let mut outcomes = carry_out(&mut tx, withdrawals).await?;
+        let mut results = withdraw(&mut tx, withdrawals).await?;
         tx.commit().await?;
         self.outbox.wake();
-        let outcome = |withdrawal: &Arc<Withdrawal>| {
-            let outcome = outcomes.remove(&withdrawal.order_id);
-            outcome.unwrap_or(Err(Error::InProgress))
+        let result = |withdrawal: &Arc<Withdrawal>| {
+            let result = results.remove(&withdrawal.order_id);
+            result.unwrap_or(Err(Error::InProgress))
         };
-        Ok(withdrawals.iter().map(outcome).collect())
+        Ok(withdrawals.iter().map(result).collect())
     }
 }
 
-/// Carries withdrawals out; their outcomes, by their orders.
-async fn carry_out(
+/// Executes withdrawals. Returns their results by order id.
+async fn withdraw(
     conn: &mut PgConnection,
     withdrawals: &[Arc<Withdrawal>],
-) -> Result<HashMap<Uuid, Outcome>, Error> {
+) -> Result<HashMap<Uuid, WithdrawResult>, Error> {
     let orders: Vec<_> = withdrawals.iter().map(|one| one.order_id).collect();
     drafts::lock_orders(conn, &orders).await?;
-    let mut outcomes = repetitions(conn, withdrawals).await?;
-    let wanted: Vec<&Withdrawal> = withdrawals
+    let mut results = find_replays(conn, withdrawals).await?;
+    let pending: Vec<&Withdrawal> = withdrawals
         .iter()
         .map(Arc::as_ref)
-        .filter(|one| !outcomes.contains_key(&one.order_id))
+        .filter(|one| !results.contains_key(&one.order_id))
         .collect();
-    if wanted.is_empty() {
-        return Ok(outcomes);
+    if pending.is_empty() {
+        return Ok(results);
     }
-    let orders: Vec<_> = wanted.iter().map(|one| (&one.facility, one.order_id)).collect();
-    let mut claims = of_orders(conn, &orders).await?;
-    let mut unknown = Vec::new();
-    let mut done: Vec<(&Withdrawal, Option<Record>)> = Vec::new();
-    for one in wanted {
+    let orders: Vec<_> = pending.iter().map(|one| (&one.facility, one.order_id)).collect();
+    let mut claims = lock_by_orders(conn, &orders).await?;
+    let mut tombstones = Vec::new();
+    let mut withdrawn: Vec<(&Withdrawal, Option<Record>)> = Vec::new();
+    for one in pending {
         match claims.remove(&one.order_id) {
             Some(Err(error)) => {
-                outcomes.insert(one.order_id, Err(error));
+                results.insert(one.order_id, Err(error));
             }
-            Some(Ok(record)) => done.push((one, Some(record))),
+            Some(Ok(record)) => withdrawn.push((one, Some(record))),
             None => {
-                unknown.push((&one.facility, one.order_id, one.reason.as_str()));
-                done.push((one, None));
+                tombstones.push((&one.facility, one.order_id, one.reason.as_str()));
+                withdrawn.push((one, None));
             }
         }
     }
-    if !unknown.is_empty() {
-        drafts::bury(conn, &unknown).await?;
+    if !tombstones.is_empty() {
+        drafts::insert_tombstones(conn, &tombstones).await?;
     }
-    let events = take_all_out(conn, &mut done).await?;
+    let events = withdraw_active(conn, &mut withdrawn).await?;
     events::append(conn, &events).await?;
-    outcomes.extend(answer(conn, done).await?);
-    Ok(outcomes)
+    results.extend(store_responses(conn, withdrawn).await?);
+    Ok(results)
 }
 
-/// Withdraws those claims that are not withdrawn yet. Answers the events to append.
-async fn take_all_out(
+/// Withdraws the claims that are not withdrawn yet. Returns the events to append.
+async fn withdraw_active(
     conn: &mut PgConnection,
-    done: &mut [(&Withdrawal, Option<Record>)],
+    withdrawals: &mut [(&Withdrawal, Option<Record>)],
 ) -> Result<Vec<Event>, Error> {
-    let mut taken: Vec<(&Withdrawal, &mut Record)> = done
+    let mut active: Vec<(&Withdrawal, &mut Record)> = withdrawals
         .iter_mut()
         .filter_map(|(one, record)| Some((*one, record.as_mut()?)))
         .filter(|(_, record)| record.state != State::Withdrawn)
         .collect();
-    if taken.is_empty() {
+    if active.is_empty() {
         return Ok(Vec::new());
     }
-    let mut rows: Vec<_> = taken
+    let mut rows: Vec<_> = active
         .iter_mut()
         .map(|(one, record)| (&one.facility, &mut **record))
         .collect();
-    take_out(conn, &mut rows).await?;
-    let happened = |(one, record): &(&Withdrawal, &mut Record)| {
-        let happened = || withdrawn(&one.facility, record, one.reason.clone());
-        one.span.in_scope(happened)
+    mark_withdrawn(conn, &mut rows).await?;
+    let event = |(one, record): &(&Withdrawal, &mut Record)| {
+        let event = || withdrawn_event(&one.facility, record, one.reason.clone());
+        one.span.in_scope(event)
     };
-    Ok(taken.iter().map(happened).collect())
+    Ok(active.iter().map(event).collect())
 }
 
-/// The outcomes of withdrawals whose `request_id` was used before, by their orders.
-async fn repetitions(
+/// The results of withdrawals with a `request_id` that was used before, by order id.
+async fn find_replays(
     conn: &mut PgConnection,
     withdrawals: &[Arc<Withdrawal>],
-) -> Result<HashMap<Uuid, Outcome>, Error> {
+) -> Result<HashMap<Uuid, WithdrawResult>, Error> {
     let keys: Vec<_> = withdrawals.iter().map(|one| (&one.facility, &one.key)).collect();
     let known = idempotency::find(conn, &keys).await?;
-    let repeated = |(one, known): (&Arc<Withdrawal>, Option<Result<_, idempotency::Error>>)| {
-        let outcome = match known? {
-            Ok(idempotency::Claim::Answered(answer)) => Ok(Answer::Repeated(answer)),
+    let replay = |(one, known): (&Arc<Withdrawal>, Option<Result<_, idempotency::Error>>)| {
+        let result = match known? {
+            Ok(idempotency::Claim::Answered(bytes)) => Ok(Response::Replayed(bytes)),
             Ok(_) => Err(Error::InProgress),
             Err(error) => Err(error.into()),
         };
-        Some((one.order_id, outcome))
+        Some((one.order_id, result))
     };
-    Ok(withdrawals.iter().zip(known).filter_map(repeated).collect())
+    Ok(withdrawals.iter().zip(known).filter_map(replay).collect())
 }
 
-/// Stores the answers, which show the claims as they stand now.
-async fn answer(
+/// Stores the responses, which show the current claims.
+async fn store_responses(
     conn: &mut PgConnection,
-    done: Vec<(&Withdrawal, Option<Record>)>,
-) -> Result<HashMap<Uuid, Outcome>, Error> {
-    if done.is_empty() {
+    withdrawn: Vec<(&Withdrawal, Option<Record>)>,
+) -> Result<HashMap<Uuid, WithdrawResult>, Error> {
+    if withdrawn.is_empty() {
         return Ok(HashMap::new());
     }
-    let (withdrawals, records): (Vec<&Withdrawal>, Vec<Option<Record>>) = done.into_iter().unzip();
-    let shown = view::claims(conn, records.into_iter().flatten().collect(), Attachments::Shown).await?;
-    let mut shown: HashMap<String, wire::Claim> = shown
+    let (withdrawals, records): (Vec<&Withdrawal>, Vec<Option<Record>>) = withdrawn.into_iter().unzip();
+    let records = records.into_iter().flatten().collect();
+    let claims = encode::claims(conn, records, Attachments::Included).await?;
+    let mut claims: HashMap<String, wire::Claim> = claims
         .into_iter()
         .map(|claim| (claim.order_id.clone(), claim))
         .collect();
-    let answers: Vec<_> = withdrawals
+    let responses: Vec<_> = withdrawals
         .iter()
         .map(|one| WithdrawClaimResponse {
-            claim: shown.remove(&one.order_id.to_string()),
+            claim: claims.remove(&one.order_id.to_string()),
         })
         .collect();
-    let encoded: Vec<_> = answers.iter().map(|answer| answer.encode_to_vec()).collect();
+    let encoded: Vec<_> = responses
+        .iter()
+        .map(|response| response.encode_to_vec())
+        .collect();
     let requests: Vec<_> = withdrawals
         .iter()
         .zip(&encoded)
@@ -227,31 +239,32 @@ async fn answer(
             answer: Some(encoded),
         })
         .collect();
-    // An id that was used for another order at the same moment, here or in another process. Tried again in halves, all but
-    // that one withdrawal are carried out.
+    // A request id was used for another order concurrently, in this or another process. The batcher retries in
+    // halves, so that all other withdrawals are executed.
     if idempotency::claim_all(conn, &requests).await?.contains(&false) {
         return Err(idempotency::Error::KeyReused.into());
     }
     chassis::audit::record_effects(conn, withdrawals.iter().map(|one| &one.origin)).await?;
     Ok(withdrawals
         .iter()
-        .zip(answers)
-        .map(|(one, answer)| (one.order_id, Ok(Answer::New(answer))))
+        .zip(responses)
+        .map(|(one, response)| (one.order_id, Ok(Response::New(response))))
         .collect())
 }
 
-/// Withdraws the claim of an order that ended, if there is one. Leaves no tombstone: nothing is on its way any more.
+/// Withdraws the claim of an order that has ended, if there is one. Inserts no tombstone, because no claim can
+/// arrive after the order's end.
 ///
 /// # Errors
-/// As [`withdraw`].
-pub async fn of_ended_order(
+/// Those of [`execute`].
+pub async fn withdraw_for_ended_order(
     tx: &mut PgConnection,
     facility: &Facility,
     order_id: Uuid,
     reason: String,
 ) -> Result<(), Error> {
     drafts::lock_orders(tx, &[order_id]).await?;
-    let mut claims = of_orders(tx, &[(facility, order_id)]).await?;
+    let mut claims = lock_by_orders(tx, &[(facility, order_id)]).await?;
     let Some(claim) = claims.remove(&order_id) else {
         return Ok(());
     };
@@ -259,52 +272,53 @@ pub async fn of_ended_order(
     if record.state == State::Withdrawn {
         return Ok(());
     }
-    take_out(tx, &mut [(facility, &mut record)]).await?;
-    events::append(tx, &[withdrawn(facility, &record, reason)]).await?;
+    mark_withdrawn(tx, &mut [(facility, &mut record)]).await?;
+    events::append(tx, &[withdrawn_event(facility, &record, reason)]).await?;
     Ok(())
 }
 
-/// Locks the claims of orders. Answers for each that there is whether it can be withdrawn, or is already.
-async fn of_orders(
+/// Locks the claims of orders. Returns each claim that exists, or the reason why it cannot be withdrawn, by order
+/// id.
+async fn lock_by_orders(
     conn: &mut PgConnection,
     orders: &[(&Facility, Uuid)],
 ) -> Result<HashMap<Uuid, Result<Record, Error>>, Error> {
-    let records = withdrawals::lock(conn, orders).await?;
-    let filed: Vec<_> = records
+    let records = withdrawals::lock_claims(conn, orders).await?;
+    let submitted: Vec<_> = records
         .iter()
         .filter(|record| record.submitted_at.is_some() && record.state != State::Withdrawn)
         .map(|record| record.id)
         .collect();
     let mut lines: HashMap<Uuid, Vec<Line>> = HashMap::new();
-    if !filed.is_empty() {
-        for line in remittances::lines(conn, &filed).await? {
+    if !submitted.is_empty() {
+        for line in remittances::list_lines(conn, &submitted).await? {
             lines.entry(line.claim).or_default().push(Line::from(&line));
         }
     }
-    let verdict = |record: Record| {
+    let check = |record: Record| {
         let lines = lines.remove(&record.id).unwrap_or_default();
-        (record.order_id, allowed(&record, &lines).map(|()| record))
+        (record.order_id, check_allowed(&record, &lines).map(|()| record))
     };
-    Ok(records.into_iter().map(verdict).collect())
+    Ok(records.into_iter().map(check).collect())
 }
 
-/// Whether the claim can be withdrawn, or is already.
-fn allowed(record: &Record, lines: &[Line]) -> Result<(), Error> {
+/// Checks that the claim can be withdrawn or is withdrawn already.
+fn check_allowed(record: &Record, lines: &[Line]) -> Result<(), Error> {
     if record.state == State::Withdrawn {
         return Ok(());
     }
-    if record.filing {
-        return Err(Error::FilingInProgress);
+    if record.is_submitting {
+        return Err(Error::SubmissionInProgress);
     }
     record.state.allows(Step::Withdraw)?;
-    if Balance::of(&view::asked(&record.details), lines).net_paid() > 0 {
+    if Balance::new(&decode::claimed_activities(&record.details), lines).net_paid() > 0 {
         return Err(Error::Paid);
     }
     Ok(())
 }
 
-/// Writes that these claims are withdrawn, and what that changes in their records.
-async fn take_out(
+/// Marks these claims as withdrawn in the database and in their records.
+async fn mark_withdrawn(
     conn: &mut PgConnection,
     claims: &mut [(&Facility, &mut Record)],
 ) -> Result<(), sqlx::Error> {
@@ -312,20 +326,20 @@ async fn take_out(
         .iter()
         .map(|(facility, record)| (*facility, record.id))
         .collect();
-    let at = withdrawals::withdraw(conn, &rows).await?;
+    let updated_at = withdrawals::withdraw(conn, &rows).await?;
     for (_, record) in claims {
         record.state = State::Withdrawn;
         record.version += 1;
-        record.updated_at = at;
+        record.updated_at = updated_at;
     }
     Ok(())
 }
 
-fn withdrawn(facility: &Facility, record: &Record, reason: String) -> Event {
+fn withdrawn_event(facility: &Facility, record: &Record, reason: String) -> Event {
     let withdrawn = ClaimWithdrawn {
         claim_id: record.id.to_string(),
         order_id: record.order_id.to_string(),
         reason,
     };
-    event(facility, record.id, record.version, &withdrawn)
+    to_event(facility, record.id, record.version, &withdrawn)
 }

@@ -1,15 +1,15 @@
-//! Dates as eClaimLink writes them: `dd/MM/yyyy HH:mm`, the time of day in Dubai, which has no summer time.
+//! The date format of eClaimLink: `dd/MM/yyyy HH:mm` in the time zone of Dubai, which has no daylight saving time.
 
 use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
 
 const DUBAI: UtcOffset = time::macros::offset!(+4);
-/// Nothing that is claimed or paid is older. A time of before the year 1 could not be shown to anybody: Protobuf's
-/// Timestamp has none.
+/// The earliest accepted year. No claim or payment is older, and Protobuf's Timestamp cannot represent times
+/// before year 1.
 const EARLIEST_YEAR: u16 = 1900;
 
-/// Reads `dd/MM/yyyy HH:mm` or `dd/MM/yyyy HH:mm:ss`; every number but the year may leave out its leading zero, as the
-/// public schema lets it. `None`: it is no such date, or one of before 1900.
-pub(crate) fn read(text: &str) -> Option<OffsetDateTime> {
+/// Parses `dd/MM/yyyy HH:mm` or `dd/MM/yyyy HH:mm:ss`. Leading zeros may be omitted, except in the year, as the
+/// public schema allows. `None` for other text and for dates before 1900.
+pub(crate) fn parse(text: &str) -> Option<OffsetDateTime> {
     let mut parts = text.split_ascii_whitespace();
     let (date, time) = (parts.next()?, parts.next()?);
     if parts.next().is_some() {
@@ -37,11 +37,11 @@ pub(crate) fn read(text: &str) -> Option<OffsetDateTime> {
 fn split<const N: usize>(text: &str, separator: char) -> Option<[u16; N]> {
     let mut numbers = [0; N];
     let mut parts = text.split(separator);
-    for (place, number) in numbers.iter_mut().enumerate() {
+    for (index, number) in numbers.iter_mut().enumerate() {
         let part = parts.next()?;
-        let longest = if separator == '/' && place == 2 { 4 } else { 2 };
+        let max_len = if separator == '/' && index == 2 { 4 } else { 2 };
         let digits =
-            !part.is_empty() && part.len() <= longest && part.bytes().all(|byte| byte.is_ascii_digit());
+            !part.is_empty() && part.len() <= max_len && part.bytes().all(|byte| byte.is_ascii_digit());
         *number = digits.then(|| part.parse().ok())??;
     }
     parts.next().is_none().then_some(numbers)
@@ -54,23 +54,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leading_zeros_and_seconds_may_be_left_out() {
+    fn leading_zeros_and_seconds_are_optional() {
         for text in [
             "05/03/2025 08:00",
             "05/03/2025 8:0",
             "5/3/2025 8:00",
             "05/03/2025 08:00:00",
         ] {
-            assert_eq!(read(text), Some(datetime!(2025-03-05 04:00 UTC)), "{text}");
+            assert_eq!(parse(text), Some(datetime!(2025-03-05 04:00 UTC)), "{text}");
         }
         assert_eq!(
-            read("05/03/2025 9:05:07"),
+            parse("05/03/2025 9:05:07"),
             Some(datetime!(2025-03-05 05:05:07 UTC))
         );
     }
 
     #[test]
-    fn what_is_no_date_is_none() {
+    fn invalid_dates_are_none() {
         for text in [
             "",
             "05/03/2025",
@@ -88,7 +88,7 @@ mod tests {
             "01/01/0001 00:00",
             "05/03/0225 08:00",
         ] {
-            assert_eq!(read(text), None, "{text}");
+            assert_eq!(parse(text), None, "{text}");
         }
     }
 }

@@ -1,31 +1,31 @@
-//! From the bytes of a file to UTF-8.
+//! Decodes the bytes of a file to UTF-8.
 //!
-//! A byte order mark decides; without one UTF-16 is recognised by its first character; else the XML declaration decides
-//! among UTF-8 and the single-byte encodings of the WHATWG Encoding Standard, which reads ISO-8859-1 and US-ASCII as
-//! windows-1252. A file in single bytes that declares UTF-16 is read as UTF-8. Nothing is replaced: bytes that the
-//! encoding does not have are an error.
+//! The encoding is determined by a byte order mark; without one, UTF-16 is recognised by its first character;
+//! otherwise the XML declaration selects UTF-8 or a single-byte encoding of the WHATWG Encoding Standard, which
+//! reads ISO-8859-1 and US-ASCII as windows-1252. A single-byte file that declares UTF-16 is read as UTF-8.
+//! Invalid bytes are an error; they are never replaced.
 
 use std::io::{self, BufRead, Read};
 
 use encoding_rs::{Decoder, DecoderResult, Encoding, UTF_8, UTF_16BE, UTF_16LE, X_USER_DEFINED};
 
-/// The declaration stands within so many bytes.
+/// The number of bytes in which the XML declaration must be complete.
 const HEAD_BYTES: usize = 512;
-/// Bytes decoded at once.
-const PIECE_BYTES: usize = 32 << 10;
+/// The number of bytes that are decoded at once.
+const CHUNK_BYTES: usize = 32 << 10;
 
-/// The file cannot be read as text.
+/// Why a file cannot be decoded.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Undecodable {
+pub(crate) enum DecodeError {
     #[error(
-        "declares the encoding {0:?}, which is not taken: UTF-8, UTF-16 and the single-byte ISO-8859 and windows encodings are"
+        "declares the encoding {0:?}, which is not supported: UTF-8, UTF-16 and the single-byte ISO-8859 and windows encodings are"
     )]
     Unsupported(String),
-    #[error("is not {encoding}: the bytes before byte {position} are no character of it")]
+    #[error("is not {encoding}: the bytes before byte {position} are not a valid character")]
     Malformed { encoding: &'static str, position: u64 },
 }
 
-/// Whether a file that begins with these bytes is XML rather than plain text.
+/// Whether a file that starts with these bytes is XML and not plain text.
 pub fn is_xml(head: &[u8]) -> bool {
     let head = match Encoding::for_bom(head) {
         Some((_, mark)) => &head[mark..],
@@ -38,15 +38,15 @@ pub fn is_xml(head: &[u8]) -> bool {
     first == Some(&b'<')
 }
 
-/// A source of UTF-8 text, without a byte order mark.
+/// Reads a source as UTF-8 text without a byte order mark.
 pub(crate) struct Utf8<R> {
     source: R,
     decoder: Option<Decoder>,
-    /// Read and not decoded.
+    /// Bytes that were read to detect the encoding and are not decoded yet.
     head: Vec<u8>,
     text: Vec<u8>,
     consumed: usize,
-    /// Bytes of the source that were decoded.
+    /// The number of bytes of the source that were decoded.
     position: u64,
     ended: bool,
 }
@@ -68,16 +68,16 @@ impl<R: BufRead> Utf8<R> {
         self.position
     }
 
-    fn begin(&mut self) -> io::Result<()> {
+    fn detect_encoding(&mut self) -> io::Result<()> {
         (&mut self.source)
             .take(HEAD_BYTES as u64)
             .read_to_end(&mut self.head)?;
-        let encoding = encoding_of(&self.head).map_err(undecodable)?;
+        let encoding = detect(&self.head).map_err(to_io_error)?;
         self.decoder = Some(encoding.new_decoder_with_bom_removal());
         Ok(())
     }
 
-    fn decode_piece(&mut self) -> io::Result<()> {
+    fn decode_chunk(&mut self) -> io::Result<()> {
         let Some(decoder) = &mut self.decoder else {
             return Ok(());
         };
@@ -87,10 +87,10 @@ impl<R: BufRead> Utf8<R> {
         } else {
             self.source.fill_buf()?
         };
-        let input = &input[..input.len().min(PIECE_BYTES)];
+        let input = &input[..input.len().min(CHUNK_BYTES)];
         self.ended = input.is_empty();
-        let most = decoder.max_utf8_buffer_length_without_replacement(input.len());
-        self.text.resize(most.unwrap_or(PIECE_BYTES * 3 + 16), 0);
+        let capacity = decoder.max_utf8_buffer_length_without_replacement(input.len());
+        self.text.resize(capacity.unwrap_or(CHUNK_BYTES * 3 + 16), 0);
         self.consumed = 0;
         let (result, read, written) =
             decoder.decode_to_utf8_without_replacement(input, &mut self.text, self.ended);
@@ -98,7 +98,7 @@ impl<R: BufRead> Utf8<R> {
         self.position += read as u64;
         if let DecoderResult::Malformed(..) = result {
             let encoding = decoder.encoding().name();
-            return Err(undecodable(Undecodable::Malformed {
+            return Err(to_io_error(DecodeError::Malformed {
                 encoding,
                 position: self.position,
             }));
@@ -115,10 +115,10 @@ impl<R: BufRead> Utf8<R> {
 impl<R: BufRead> BufRead for Utf8<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.decoder.is_none() {
-            self.begin()?;
+            self.detect_encoding()?;
         }
         while self.consumed == self.text.len() && !self.ended {
-            self.decode_piece()?;
+            self.decode_chunk()?;
         }
         Ok(&self.text[self.consumed..])
     }
@@ -138,11 +138,11 @@ impl<R: BufRead> Read for Utf8<R> {
     }
 }
 
-fn undecodable(problem: Undecodable) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, problem)
+fn to_io_error(error: DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-fn encoding_of(head: &[u8]) -> Result<&'static Encoding, Undecodable> {
+fn detect(head: &[u8]) -> Result<&'static Encoding, DecodeError> {
     if let Some((encoding, _)) = Encoding::for_bom(head) {
         return Ok(encoding);
     }
@@ -151,23 +151,23 @@ fn encoding_of(head: &[u8]) -> Result<&'static Encoding, Undecodable> {
         [0, b'<', ..] => return Ok(UTF_16BE),
         _ => {}
     }
-    let Some(label) = declared(head) else {
+    let Some(label) = declared_label(head) else {
         return Ok(UTF_8);
     };
     match Encoding::for_label(label) {
         Some(encoding) if encoding == UTF_8 => Ok(UTF_8),
-        // It was UTF-16 once, and was written anew without a look at the declaration.
+        // The file was converted from UTF-16 without a change of the declaration.
         Some(encoding) if encoding == UTF_16LE || encoding == UTF_16BE => Ok(UTF_8),
         Some(encoding) if encoding.is_single_byte() && encoding != X_USER_DEFINED => Ok(encoding),
         _ => {
             let label = String::from_utf8_lossy(&label[..label.len().min(40)]).into_owned();
-            Err(Undecodable::Unsupported(label))
+            Err(DecodeError::Unsupported(label))
         }
     }
 }
 
 /// The value of `encoding` in the XML declaration.
-fn declared(head: &[u8]) -> Option<&[u8]> {
+fn declared_label(head: &[u8]) -> Option<&[u8]> {
     let declaration = head.strip_prefix(b"<?xml")?;
     let end = declaration.windows(2).position(|window| window == b"?>")?;
     let declaration = &declaration[..end];
@@ -190,7 +190,7 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<String, String> {
         let mut text = String::new();
-        // Pieces of three bytes: characters are cut in two.
+        // With a buffer of three bytes, characters are split.
         let source = io::BufReader::with_capacity(3, bytes);
         match Utf8::new(source).read_to_string(&mut text) {
             Ok(_) => Ok(text),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn utf8_is_read_with_and_without_a_mark_in_any_spelling_of_its_name() {
+    fn utf8_is_read_with_and_without_a_byte_order_mark_and_for_all_labels() {
         let long = "é".repeat(2_000);
         assert_eq!(read(long.as_bytes()).unwrap(), long);
         assert_eq!(read("\u{feff}<a>é</a>".as_bytes()).unwrap(), "<a>é</a>");
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn utf16_is_read_in_both_orders_with_and_without_a_mark() {
+    fn utf16_is_read_in_both_byte_orders_with_and_without_a_mark() {
         for mark in [true, false] {
             assert_eq!(
                 read(&utf16("<a>é</a>", mark, u16::to_le_bytes)).unwrap(),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_encoding_is_an_error_that_names_it() {
+    fn invalid_bytes_are_an_error_with_the_encoding() {
         let broken = read(b"<a>\x92</a>").unwrap_err();
         assert!(
             broken.contains("is not UTF-8") && broken.contains("byte 4"),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn xml_is_told_from_plain_text_in_every_encoding() {
+    fn xml_is_distinguished_from_plain_text_in_every_encoding() {
         for xml in [
             b"<a/>".to_vec(),
             b" \r\n<a/>".to_vec(),

@@ -1,20 +1,20 @@
-//! Broken rules.
+//! Faults: broken rules of a file.
 
 use std::fmt;
 
-/// A broken rule, and where.
+/// A broken rule and the element that breaks it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The rule's name, UPPER_SNAKE.
+    /// The rule's name in UPPER_SNAKE case.
     pub rule: &'static str,
-    /// The element, as a path: `Claim.Activity[0].Net`; or `the file`.
+    /// The path of the element, such as `Claim.Activity[0].Net`, or `the file`.
     pub place: String,
-    /// What is wrong, in words that follow the place.
+    /// A description that continues a sentence starting with the place.
     pub message: String,
 }
 
 impl Fault {
-    /// A rule that `place` breaks.
+    /// Creates a fault of `place`.
     pub fn new(rule: &'static str, place: impl Into<String>, message: impl Into<String>) -> Fault {
         Fault {
             rule,
@@ -23,7 +23,7 @@ impl Fault {
         }
     }
 
-    /// The place and what is wrong with it.
+    /// The place and the description.
     pub fn text(&self) -> String {
         format!("{} {}", self.place, self.message)
     }
@@ -35,33 +35,40 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Text of a file inside a message: cut, with control characters made visible.
+/// Quotes text of a file for a message: truncated, with control characters escaped.
 pub(crate) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 60;
-    let mut shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
-    if text.chars().nth(LONGEST).is_some() {
+    const MAX_CHARS: usize = 60;
+    let mut shown: String = text
+        .chars()
+        .take(MAX_CHARS)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(MAX_CHARS).is_some() {
         shown.push('…');
     }
     format!("`{shown}`")
 }
 
-/// A name of a file, or a message that repeats one: at most `longest` characters in one line. Control characters are
-/// replaced by U+FFFD.
-pub(crate) fn cut(text: &str, longest: usize) -> String {
-    let clean = |character| match is_control(character) || matches!(character, '\t' | '\n' | '\r') {
-        true => char::REPLACEMENT_CHARACTER,
-        false => character,
+/// Truncates text that may contain content of a file to `max_chars` characters. Control characters and line breaks
+/// are replaced by U+FFFD.
+pub(crate) fn truncate(text: &str, max_chars: usize) -> String {
+    let clean = |character| {
+        if is_control(character) || matches!(character, '\t' | '\n' | '\r') {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            character
+        }
     };
-    let mut shown: String = text.chars().take(longest).map(clean).collect();
-    if text.chars().nth(longest).is_some() {
+    let mut shown: String = text.chars().take(max_chars).map(clean).collect();
+    if text.chars().nth(max_chars).is_some() {
         shown.push('…');
     }
     shown
 }
 
-/// What no text of a file may hold. XML 1.0 has no control characters but tab and line ends, and no noncharacters at the
-/// end of a plane; bidirectional controls change how the text around them is shown. The same characters are refused in
-/// every request.
+/// Whether a character is forbidden in the text of a file. XML 1.0 allows no control characters except tab and
+/// line breaks and no noncharacters at the end of a plane; bidirectional controls change how the surrounding text
+/// is displayed. The same characters are refused in all requests.
 pub(crate) fn is_control(character: char) -> bool {
     match character {
         '\t' | '\n' | '\r' => false,

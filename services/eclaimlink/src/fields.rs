@@ -1,4 +1,4 @@
-//! Typed fields of an element, with all that is wrong collected.
+//! Reads typed fields of an element and collects their faults.
 
 use time::OffsetDateTime;
 
@@ -9,7 +9,8 @@ use crate::{
     xml::Element,
 };
 
-/// The fields of one element. A field that cannot be read is a fault and empty. An empty element counts as absent.
+/// The fields of one element. A field that cannot be read is empty and adds a fault. An empty element counts as
+/// absent.
 #[derive(Debug)]
 pub struct Fields<'a> {
     element: &'a Element,
@@ -18,7 +19,7 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Of an element that stands at `path`.
+    /// The fields of the element at `path`.
     pub fn new(element: &'a Element, path: impl Into<String>) -> Fields<'a> {
         Fields {
             element,
@@ -27,15 +28,15 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// What was wrong with the fields that were read.
+    /// The faults of the fields that were read.
     pub fn into_faults(self) -> Vec<Fault> {
         self.faults
     }
 
-    /// Text of 1 to `longest` characters in one line.
-    pub fn text(&mut self, name: &str, longest: usize) -> String {
-        match self.given(name) {
-            Some(_) => self.optional_text(name, longest),
+    /// Required text of at most `max_chars` characters in one line.
+    pub fn text(&mut self, name: &str, max_chars: usize) -> String {
+        match self.value(name) {
+            Some(_) => self.optional_text(name, max_chars),
             None => {
                 self.missing(name);
                 String::new()
@@ -43,9 +44,9 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Text of at most `longest` characters in one line; empty when it is absent.
-    pub fn optional_text(&mut self, name: &str, longest: usize) -> String {
-        let text = self.optional_lines(name, longest);
+    /// Optional text of at most `max_chars` characters in one line; empty if it is absent.
+    pub fn optional_text(&mut self, name: &str, max_chars: usize) -> String {
+        let text = self.optional_lines(name, max_chars);
         if text.contains(['\t', '\n', '\r', '\u{2028}', '\u{2029}']) {
             self.invalid(name, "has a tab or a line break");
             return String::new();
@@ -53,100 +54,102 @@ impl<'a> Fields<'a> {
         text
     }
 
-    /// Text of at most `longest` characters, which may have several lines; empty when it is absent.
-    pub fn optional_lines(&mut self, name: &str, longest: usize) -> String {
-        match self.given(name) {
-            Some(text) if text.chars().count() > longest => {
-                self.invalid(name, &format!("has more than {longest} characters"));
+    /// Optional text of at most `max_chars` characters, which may have several lines; empty if it is absent.
+    pub fn optional_lines(&mut self, name: &str, max_chars: usize) -> String {
+        match self.value(name) {
+            Some(text) if text.chars().count() > max_chars => {
+                self.invalid(name, &format!("has more than {max_chars} characters"));
                 String::new()
             }
-            // The claim is refused for a control character; what is shown of it has none.
+            // A claim with a control character is refused elsewhere; here it is replaced so that it is never
+            // displayed.
             text => text.unwrap_or_default().replace(is_control, "\u{fffd}"),
         }
     }
 
-    /// A licence: text of at most 50 characters without white space.
+    /// A required licence: text of at most 50 characters without white space.
     pub fn licence(&mut self, name: &str) -> String {
         let licence = self.text(name, 50);
-        self.without_white_space(name, licence)
+        self.check_white_space(name, licence)
     }
 
-    /// A licence that need not be there.
+    /// An optional licence.
     pub fn optional_licence(&mut self, name: &str) -> String {
         let licence = self.optional_text(name, 50);
-        self.without_white_space(name, licence)
+        self.check_white_space(name, licence)
     }
 
-    fn without_white_space(&mut self, name: &str, licence: String) -> String {
+    fn check_white_space(&mut self, name: &str, licence: String) -> String {
         if licence.contains(char::is_whitespace) {
             self.invalid(name, "has white space");
         }
         licence
     }
 
-    /// A date and time of day in Dubai.
+    /// A required date and time of day in Dubai.
     pub fn date(&mut self, name: &str) -> Option<OffsetDateTime> {
         self.required(name)?;
         self.optional_date(name)
     }
 
-    /// A date and time of day that need not be there.
+    /// An optional date and time of day in Dubai.
     pub fn optional_date(&mut self, name: &str) -> Option<OffsetDateTime> {
-        let text = self.given(name)?;
-        let read = date::read(text);
-        if read.is_none() {
-            let message = format!("{} is no date like 31/12/2025 23:59", quoted(text));
+        let text = self.value(name)?;
+        let date = date::parse(text);
+        if date.is_none() {
+            let message = format!("{} is not a date like 31/12/2025 23:59", quoted(text));
             self.invalid(name, &message);
         }
-        read
+        date
     }
 
-    /// A number in plain decimal form: `5E2` is `500`, `150.0000` is `150`.
+    /// A required number in plain decimal notation: `5E2` is `500`, `150.0000` is `150`.
     pub fn number(&mut self, name: &str) -> Option<String> {
         self.required(name)?;
         self.optional_number(name)
     }
 
-    /// A number that need not be there.
+    /// An optional number in plain decimal notation.
     pub fn optional_number(&mut self, name: &str) -> Option<String> {
-        let text = self.given(name)?;
-        let plain = number::plain(text);
+        let text = self.value(name)?;
+        let plain = number::to_plain(text);
         if plain.is_none() {
-            let comma = match text.contains(',') {
-                true => ": a point separates decimals, and nothing separates thousands",
-                false => "",
+            let comma = if text.contains(',') {
+                ": a point separates decimals, and nothing separates thousands"
+            } else {
+                ""
             };
             self.invalid(name, &format!("{} is no number{comma}", quoted(text)));
         }
         plain
     }
 
-    /// A number without a fraction, as codes and counts are.
+    /// A required whole number, such as a code or a count.
     pub fn whole_number(&mut self, name: &str) -> Option<i64> {
         let plain = self.number(name)?;
-        self.whole(name, &plain)
+        self.parse_whole(name, &plain)
     }
 
-    /// A number without a fraction that need not be there.
+    /// An optional whole number.
     pub fn optional_whole_number(&mut self, name: &str) -> Option<i64> {
         let plain = self.optional_number(name)?;
-        self.whole(name, &plain)
+        self.parse_whole(name, &plain)
     }
 
-    fn whole(&mut self, name: &str, plain: &str) -> Option<i64> {
+    fn parse_whole(&mut self, name: &str, plain: &str) -> Option<i64> {
         let whole = plain.parse().ok();
         if whole.is_none() {
-            self.invalid(name, &format!("{plain} is no whole number"));
+            self.invalid(name, &format!("{plain} is not a whole number"));
         }
         whole
     }
 
-    /// Adds that a required field is absent.
+    /// Adds the fault of a required field that is absent.
     pub fn missing(&mut self, name: &str) {
         self.add("FIELD_MISSING", name, "is missing");
     }
 
-    /// Adds that a field has a value which cannot be taken.
+    /// Adds the fault of a field with an invalid value.
     pub fn invalid(&mut self, name: &str, problem: &str) {
         self.add("FIELD_INVALID", name, problem);
     }
@@ -157,14 +160,14 @@ impl<'a> Fields<'a> {
     }
 
     fn required(&mut self, name: &str) -> Option<&'a str> {
-        let given = self.given(name);
-        if given.is_none() {
+        let value = self.value(name);
+        if value.is_none() {
             self.missing(name);
         }
-        given
+        value
     }
 
-    fn given(&self, name: &str) -> Option<&'a str> {
+    fn value(&self, name: &str) -> Option<&'a str> {
         self.element
             .child(name)
             .map(|child| child.text.as_str())

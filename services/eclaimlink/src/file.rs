@@ -1,15 +1,15 @@
-//! A file, claim by claim.
+//! Reads a file claim by claim.
 
 use std::io::BufRead;
 
 use crate::{
     fault::{self, Fault},
     header::{self, Disposition, Header},
-    schema::{self, Findings, Kind, cut},
+    schema::{self, Findings, Kind, truncate},
     xml::{Element, Malformed, Reader},
 };
 
-/// A file being read.
+/// A file that is being read.
 pub struct File<R: BufRead> {
     reader: Reader<R>,
     kind: Kind,
@@ -21,45 +21,45 @@ pub struct File<R: BufRead> {
 /// One claim of a file.
 #[derive(Debug)]
 pub struct Claim {
-    /// Its place in the file, from 0.
+    /// Its index in the file, from 0.
     pub ordinal: i32,
-    /// What it says; no more than the fields at its beginning if it is not whole.
+    /// Its element; only the fields at its start if it exceeds a bound.
     pub element: Element,
-    /// False for a claim beyond a bound.
+    /// Whether the claim is within the bounds and its element is complete.
     pub whole: bool,
-    /// Why it cannot be taken, as far as its elements say.
+    /// Faults of its elements. It cannot be accepted if there are any.
     pub faults: Vec<Fault>,
-    /// What was not read of it.
+    /// Content of the claim that was not read.
     pub remarks: Vec<Fault>,
 }
 
-/// A file that cannot be taken as a whole.
+/// A file that is refused as a whole.
 #[derive(Debug)]
-pub struct Refused {
-    /// It says that it is a test.
+pub struct RefusedFile {
+    /// Whether the file has the disposition TEST.
     pub test: bool,
-    /// What is wrong with it.
+    /// The faults of the file as a whole.
     pub faults: Vec<Fault>,
 }
 
-/// A file that can be taken.
+/// A file that is valid as a whole.
 #[derive(Debug)]
-pub struct Scanned {
-    /// What it says of itself.
+pub struct FileSummary {
+    /// The header.
     pub header: Header,
-    /// What was not read beside its claims.
+    /// Content outside of the claims that was not read.
     pub remarks: Vec<Fault>,
 }
 
-/// Reads a whole file to see whether it is one: well-formed, with a header, with as many claims as it says, at most
-/// `most_claims`. Nothing of a file that fails here may be taken.
+/// Reads a whole file and checks that it is well-formed and has a header and as many claims as the header says, at
+/// most `max_claims`. Nothing of a file that fails may be accepted.
 ///
 /// # Errors
-/// [`Refused`] with every fault of the file as a whole.
-pub fn scan<R: BufRead>(source: R, kind: Kind, most_claims: u64) -> Result<Scanned, Refused> {
+/// [`RefusedFile`] with every fault of the file as a whole.
+pub fn scan<R: BufRead>(source: R, kind: Kind, max_claims: u64) -> Result<FileSummary, RefusedFile> {
     let mut file = File::open(source, kind)?;
     let test = file.header.disposition == Disposition::Test;
-    let refused = |faults| Refused { test, faults };
+    let refused = |faults| RefusedFile { test, faults };
     let mut claims = 0;
     while file.next_claim().map_err(|fault| refused(vec![fault]))?.is_some() {
         claims += 1;
@@ -72,14 +72,14 @@ pub fn scan<R: BufRead>(source: R, kind: Kind, most_claims: u64) -> Result<Scann
         );
         faults.push(Fault::new("RECORD_COUNT_MISMATCH", "Header.RecordCount", message));
     }
-    if claims > most_claims {
-        let message = format!("has {claims} claims, at most {most_claims} are taken");
+    if claims > max_claims {
+        let message = format!("has {claims} claims, at most {max_claims} are taken");
         faults.push(Fault::new("TOO_MANY_CLAIMS", "the file", message));
     }
     if !faults.is_empty() {
         return Err(refused(faults));
     }
-    Ok(Scanned {
+    Ok(FileSummary {
         header: file.header,
         remarks: file.remarks.remarks,
     })
@@ -89,26 +89,26 @@ impl<R: BufRead> File<R> {
     /// Reads up to the end of the header.
     ///
     /// # Errors
-    /// [`Refused`] with every fault of the file's beginning.
-    pub fn open(source: R, kind: Kind) -> Result<File<R>, Refused> {
-        let refused = |faults| Refused { test: false, faults };
-        let one = |fault| refused(vec![fault]);
+    /// [`RefusedFile`] with every fault of the root element and the header.
+    pub fn open(source: R, kind: Kind) -> Result<File<R>, RefusedFile> {
+        let refused = |faults| RefusedFile { test: false, faults };
+        let refused_for = |fault| refused(vec![fault]);
         let mut reader = Reader::new(source);
-        let root = reader.root().map_err(|error| one(malformed(&error)))?;
+        let root = reader.root().map_err(|error| refused_for(malformed(&error)))?;
         if root != kind.root() {
-            return Err(one(wrong_root(&root, kind)));
+            return Err(refused_for(wrong_root(&root, kind)));
         }
-        let first = reader.child().map_err(|error| one(malformed(&error)))?;
+        let first = reader.child().map_err(|error| refused_for(malformed(&error)))?;
         let Some(first) = first.filter(|child| child.element.name == "Header") else {
             let message = "is missing: the file must begin with it";
-            return Err(one(Fault::new("FIELD_MISSING", "Header", message)));
+            return Err(refused_for(Fault::new("FIELD_MISSING", "Header", message)));
         };
-        if let Some(beyond) = first.beyond {
-            return Err(one(beyond));
+        if let Some(fault) = first.exceeded {
+            return Err(refused_for(fault));
         }
         let mut findings = Findings::default();
-        let header = header::read(&first.element, &mut findings).map_err(|faults| Refused {
-            test: header::says_test(&first.element),
+        let header = header::decode(&first.element, &mut findings).map_err(|faults| RefusedFile {
+            test: header::is_test(&first.element),
             faults,
         })?;
         Ok(File {
@@ -120,17 +120,17 @@ impl<R: BufRead> File<R> {
         })
     }
 
-    /// What the file says of itself.
+    /// The header.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// How many bytes of the file were read.
+    /// The number of bytes of the file that were read.
     pub fn position(&self) -> u64 {
         self.reader.position()
     }
 
-    /// The next claim; none after the last.
+    /// The next claim; `None` after the last.
     ///
     /// # Errors
     /// When the file cannot be read from here on.
@@ -147,14 +147,14 @@ impl<R: BufRead> File<R> {
                 }
                 other => {
                     let message = "is not in the schema and was not read";
-                    self.remarks.remark("UNKNOWN_ELEMENT", cut(other), message);
+                    self.remarks.remark("UNKNOWN_ELEMENT", truncate(other), message);
                     continue;
                 }
             }
             let mut findings = Findings::default();
-            let whole = child.beyond.is_none();
-            match child.beyond {
-                Some(beyond) => findings.faults.push(beyond),
+            let whole = child.exceeded.is_none();
+            match child.exceeded {
+                Some(fault) => findings.faults.push(fault),
                 None => schema::check(&child.element, self.kind.claim(), "Claim", &mut findings),
             }
             let ordinal = self.claims;
@@ -176,13 +176,13 @@ fn wrong_root(root: &str, kind: Kind) -> Fault {
         "Remittance.Advice" => ": `weft remittance import` takes it",
         _ => "",
     };
-    let message = format!("is a {}, not a {}{command}", cut(root), kind.root());
+    let message = format!("is a {}, not a {}{command}", truncate(root), kind.root());
     Fault::new("WRONG_ROOT", "the file", message)
 }
 
-/// The parser's words repeat names of the file, however long they are.
+/// The message of the parser is truncated, because it may contain names of any length.
 fn malformed(error: &Malformed) -> Fault {
-    Fault::new("MALFORMED", "the file", fault::cut(&error.to_string(), 300))
+    Fault::new("MALFORMED", "the file", fault::truncate(&error.to_string(), 300))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a file says of itself.
+//! The header of a file.
 
 use time::OffsetDateTime;
 
@@ -9,39 +9,42 @@ use crate::{
     xml::Element,
 };
 
-/// What a file says of itself.
+/// The header of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Who wrote it: a licence.
+    /// The licence of the sender.
     pub sender_id: String,
-    /// For whom: a licence.
+    /// The licence of the receiver.
     pub receiver_id: String,
-    /// When it was written.
+    /// When the file was written.
     pub transaction_at: OffsetDateTime,
-    /// How many claims it says it has.
+    /// The declared number of claims.
     pub record_count: u64,
-    /// Whether it is meant.
+    /// Whether the file is a test.
     pub disposition: Disposition,
 }
 
-/// Whether a file is meant.
+/// Whether a file is a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// To be checked and not kept.
+    /// The file is checked and not stored.
     Test,
-    /// To be carried out.
+    /// The file is processed.
     Production,
 }
 
-/// Whether a header, however broken, says that the file is a test.
-pub(crate) fn says_test(element: &Element) -> bool {
+/// Whether a header, even an invalid one, has the disposition TEST.
+pub(crate) fn is_test(element: &Element) -> bool {
     element
         .child("DispositionFlag")
         .is_some_and(|flag| flag.text == "TEST")
 }
 
-/// Reads a header; every fault of it is named.
-pub(crate) fn read(element: &Element, findings: &mut Findings) -> Result<Header, Vec<Fault>> {
+/// Decodes a header.
+///
+/// # Errors
+/// All faults of the header.
+pub(crate) fn decode(element: &Element, findings: &mut Findings) -> Result<Header, Vec<Fault>> {
     schema::check(element, schema::HEADER, "Header", findings);
     let mut fields = Fields::new(element, "Header");
     let sender_id = fields.licence("SenderID");

@@ -1,14 +1,14 @@
-//! Numbers as the public schema's `xs:float` and `xs:decimal` write them, brought into plain decimal form without any
-//! floating point: `5E2` is `500`, `150.0000` is `150`, `+.5` is `0.5`.
+//! Converts numbers in the formats of the public schema, `xs:float` and `xs:decimal`, to plain decimal notation
+//! without floating-point arithmetic: `5E2` is `500`, `150.0000` is `150`, `+.5` is `0.5`.
 
-/// Digits that a number may have in all: more than any amount or quantity needs.
-const MOST_DIGITS: usize = 40;
+/// The largest number of digits, more than any amount or quantity needs.
+const MAX_DIGITS: usize = 40;
 
-/// The number in plain decimal form: an optional minus, digits, and a fraction without trailing zeros. `None`: it is no
-/// number.
-pub(crate) fn plain(text: &str) -> Option<String> {
+/// The number in plain decimal notation: an optional minus, digits and a fraction without trailing zeros. `None`
+/// if the text is not a number.
+pub(crate) fn to_plain(text: &str) -> Option<String> {
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, small(exponent)?),
+        Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)?),
         None => (text, 0),
     };
     let (negative, unsigned) = match mantissa.strip_prefix(['-', '+']) {
@@ -17,7 +17,7 @@ pub(crate) fn plain(text: &str) -> Option<String> {
     };
     let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
     let digits = format!("{whole}{fraction}");
-    if digits.is_empty() || digits.len() > MOST_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    if digits.is_empty() || digits.len() > MAX_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let point = i32::try_from(whole.len()).ok()? + exponent;
@@ -49,8 +49,8 @@ pub(crate) fn plain(text: &str) -> Option<String> {
     })
 }
 
-/// An exponent; bounded, so that the digits written out are.
-fn small(text: &str) -> Option<i32> {
+/// An exponent of at most two digits, which bounds the length of the result.
+fn parse_exponent(text: &str) -> Option<i32> {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if digits.is_empty() || digits.len() > 2 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_schemas_forms_become_plain_decimals() {
+    fn the_formats_of_the_schema_become_plain_decimals() {
         for (text, expected) in [
             ("150", "150"),
             ("150.00", "150"),
@@ -82,18 +82,18 @@ mod tests {
             ("5E-3", "0.005"),
             ("0E9", "0"),
         ] {
-            assert_eq!(plain(text).as_deref(), Some(expected), "{text}");
+            assert_eq!(to_plain(text).as_deref(), Some(expected), "{text}");
         }
     }
 
     #[test]
-    fn what_is_no_number_is_none() {
+    fn invalid_numbers_are_none() {
         for text in [
             "", ".", "-", "ten", "400,00", "1,000.00", "1 000", "1.2.3", "--1", "5E", "E2", "5E2.0", "5E100",
             "NaN", "INF", "0x10", "١٢",
         ] {
-            assert_eq!(plain(text), None, "{text}");
+            assert_eq!(to_plain(text), None, "{text}");
         }
-        assert_eq!(plain(&"9".repeat(MOST_DIGITS + 1)), None);
+        assert_eq!(to_plain(&"9".repeat(MAX_DIGITS + 1)), None);
     }
 }

@@ -1,20 +1,20 @@
-//! Which elements a file has, and what is said of those that the schema does not have.
+//! The elements of the schema, and the check of a file's elements against it.
 //!
-//! The rule: an element that comes twice where one is allowed is refused, because nothing says which of the two counts;
-//! so is a control character in a text. What the schema does not know, an element, an attribute or text between
-//! elements, is not read, and is named in a remark.
+//! An element that occurs twice where one is allowed is refused, because it is ambiguous which of the two counts.
+//! A control character in a text is refused too. Elements, attributes and text between elements that are not in
+//! the schema are not read and are reported in a remark.
 
 use crate::{
     fault::{self, Fault, is_control},
     xml::Element,
 };
 
-/// What a file carries.
+/// The kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Claims on their way to a payer.
+    /// Claims for a payer.
     Submission,
-    /// What a payer says of claims.
+    /// Remittance advice from a payer.
     Remittance,
 }
 
@@ -35,35 +35,35 @@ impl Kind {
     }
 }
 
-/// An element that the schema has.
+/// An element of the schema.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     name: &'static str,
-    many: bool,
-    inside: &'static [Shape],
+    repeats: bool,
+    children: &'static [Shape],
 }
 
 const fn leaf(name: &'static str) -> Shape {
     Shape {
         name,
-        many: false,
-        inside: &[],
+        repeats: false,
+        children: &[],
     }
 }
 
-const fn one(name: &'static str, inside: &'static [Shape]) -> Shape {
+const fn one(name: &'static str, children: &'static [Shape]) -> Shape {
     Shape {
         name,
-        many: false,
-        inside,
+        repeats: false,
+        children,
     }
 }
 
-const fn many(name: &'static str, inside: &'static [Shape]) -> Shape {
+const fn many(name: &'static str, children: &'static [Shape]) -> Shape {
     Shape {
         name,
-        many: true,
-        inside,
+        repeats: true,
+        children,
     }
 }
 
@@ -152,36 +152,36 @@ const REMITTED_CLAIM: &[Shape] = &[
     ),
 ];
 
-/// What is found in one element and everything inside it.
+/// The findings in one element and its descendants.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// It cannot be taken.
+    /// Faults: the element cannot be accepted.
     pub(crate) faults: Vec<Fault>,
-    /// It was not read.
+    /// Remarks: content that was not read.
     pub(crate) remarks: Vec<Fault>,
 }
 
 impl Findings {
-    /// The most faults, and the most remarks, that one element is named with.
-    const MOST: usize = 20;
+    /// The largest number of faults, and of remarks, of one element.
+    const MAX: usize = 20;
 
     fn fault(&mut self, rule: &'static str, place: String, message: impl Into<String>) {
-        if self.faults.len() < Findings::MOST {
+        if self.faults.len() < Findings::MAX {
             self.faults.push(Fault::new(rule, place, message));
         }
     }
 
     pub(crate) fn remark(&mut self, rule: &'static str, place: String, message: impl Into<String>) {
-        if self.remarks.len() < Findings::MOST {
+        if self.remarks.len() < Findings::MAX {
             self.remarks.push(Fault::new(rule, place, message));
         }
     }
 }
 
-/// Compares an element with what the schema lets stand inside it.
-pub(crate) fn check(element: &Element, inside: &[Shape], path: &str, findings: &mut Findings) {
+/// Checks an element and its descendants against the schema. `children` are the elements that it may contain.
+pub(crate) fn check(element: &Element, children: &[Shape], path: &str, findings: &mut Findings) {
     for attribute in &element.attributes {
-        let place = format!("{path}@{}", cut(attribute));
+        let place = format!("{path}@{}", truncate(attribute));
         findings.remark(
             "UNKNOWN_ATTRIBUTE",
             place,
@@ -192,42 +192,43 @@ pub(crate) fn check(element: &Element, inside: &[Shape], path: &str, findings: &
         let message = format!("has the control character U+{:04X}", u32::from(control));
         findings.fault("CONTROL_CHARACTER", path.to_owned(), message);
     }
-    if !inside.is_empty() && !element.text.is_empty() {
+    if !children.is_empty() && !element.text.is_empty() {
         findings.remark(
             "UNEXPECTED_TEXT",
             path.to_owned(),
             "has text between its elements, which was not read",
         );
     }
-    for shape in inside.iter().filter(|shape| !shape.many) {
+    for shape in children.iter().filter(|shape| !shape.repeats) {
         let count = element.all(shape.name).count();
         if count > 1 {
             let message = format!("comes {count} times, one is allowed");
             findings.fault("ELEMENT_REPEATED", format!("{path}.{}", shape.name), message);
         }
     }
-    let mut counts = vec![0_usize; inside.len()];
+    let mut counts = vec![0_usize; children.len()];
     for child in &element.children {
-        match inside.iter().position(|shape| shape.name == child.name) {
-            Some(place) => {
-                let index = counts[place];
-                counts[place] += 1;
-                let shape = &inside[place];
-                let path = match shape.many {
-                    true => format!("{path}.{}[{index}]", shape.name),
-                    false => format!("{path}.{}", shape.name),
+        match children.iter().position(|shape| shape.name == child.name) {
+            Some(position) => {
+                let index = counts[position];
+                counts[position] += 1;
+                let shape = &children[position];
+                let path = if shape.repeats {
+                    format!("{path}.{}[{index}]", shape.name)
+                } else {
+                    format!("{path}.{}", shape.name)
                 };
-                check(child, shape.inside, &path, findings);
+                check(child, shape.children, &path, findings);
             }
             None => {
-                let place = format!("{path}.{}", cut(&child.name));
+                let place = format!("{path}.{}", truncate(&child.name));
                 findings.remark("UNKNOWN_ELEMENT", place, "is not in the schema and was not read");
             }
         }
     }
 }
 
-/// A name of a file inside a message.
-pub(crate) fn cut(name: &str) -> String {
-    fault::cut(name, 40)
+/// Truncates a name from a file for a message.
+pub(crate) fn truncate(name: &str) -> String {
+    fault::truncate(name, 40)
 }

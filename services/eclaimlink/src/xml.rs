@@ -1,5 +1,5 @@
-//! XML, one child of the root at a time, within bounds. Namespace prefixes are ignored; a document type is refused, so
-//! that there are no entities but XML's own five.
+//! Reads XML, one child of the root at a time, within bounds. Namespace prefixes are ignored. A document type is
+//! refused, so only the five predefined entities exist.
 
 use std::io::{self, BufRead, Read};
 
@@ -10,39 +10,40 @@ use quick_xml::{
 };
 
 use crate::{
-    encoding::{Undecodable, Utf8},
+    encoding::{DecodeError, Utf8},
     fault::Fault,
 };
 
-/// The most bytes of names and texts that a claim may have.
-pub(crate) const CLAIM_BYTES: usize = 4 << 20;
-/// The most elements that a claim may have.
-pub(crate) const CLAIM_ELEMENTS: usize = 200_000;
-/// Elements inside elements below the root.
-pub(crate) const DEPTH: usize = 8;
-/// The most bytes between two tags: what a claim that is too large may take while it is skipped.
-pub(crate) const TOKEN_BYTES: usize = 16 << 20;
+/// The largest number of bytes of names and texts in a claim.
+pub(crate) const MAX_CLAIM_BYTES: usize = 4 << 20;
+/// The largest number of elements in a claim.
+pub(crate) const MAX_CLAIM_ELEMENTS: usize = 200_000;
+/// The largest depth of elements below the root.
+pub(crate) const MAX_DEPTH: usize = 8;
+/// The largest number of bytes between two tags. It bounds the memory use while a claim that is too large is
+/// skipped.
+pub(crate) const MAX_TOKEN_BYTES: usize = 16 << 20;
 
-/// An element: its name without a prefix, its own text without the white space around it, and what is inside it.
+/// An element with its text and its children.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Element {
-    /// Without a namespace prefix.
+    /// The name without a namespace prefix.
     pub name: String,
-    /// Without the white space around it.
+    /// The text without leading and trailing white space.
     pub text: String,
-    /// In the file's order.
+    /// The children in the order of the file.
     pub children: Vec<Element>,
-    /// Names of attributes that are neither a namespace nor a hint for schema processors.
+    /// The names of attributes other than namespaces and hints for schema processors.
     pub(crate) attributes: Vec<String>,
 }
 
 impl Element {
-    /// The first child of this name.
+    /// The first child with this name.
     pub fn child(&self, name: &str) -> Option<&Element> {
         self.children.iter().find(|child| child.name == name)
     }
 
-    /// The children of this name.
+    /// All children with this name.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Element> {
         self.children.iter().filter(move |child| child.name == name)
     }
@@ -51,13 +52,13 @@ impl Element {
 /// A child of the root.
 #[derive(Debug)]
 pub(crate) struct Child {
-    /// What was kept of it.
+    /// Its element; incomplete if a bound was exceeded.
     pub(crate) element: Element,
-    /// It is beyond a bound, and not whole.
-    pub(crate) beyond: Option<Fault>,
+    /// The fault, if a bound was exceeded.
+    pub(crate) exceeded: Option<Fault>,
 }
 
-/// The input is no XML that is taken here.
+/// Why the input cannot be read as XML.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Malformed {
     #[error("is not well-formed XML: {0}")]
@@ -68,7 +69,7 @@ pub(crate) enum Malformed {
     Encoding(String),
     #[error("cannot be read: {0}")]
     Io(String),
-    #[error("has a document type, which is not taken")]
+    #[error("has a document type, which is not supported")]
     DocumentType,
     #[error("uses the unknown entity &{0};")]
     UnknownEntity(String),
@@ -78,7 +79,7 @@ impl From<quick_xml::Error> for Malformed {
     fn from(error: quick_xml::Error) -> Malformed {
         match error {
             quick_xml::Error::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-                Some(undecodable) => Malformed::Encoding(Undecodable::to_string(undecodable)),
+                Some(undecodable) => Malformed::Encoding(DecodeError::to_string(undecodable)),
                 None => Malformed::Io(error.to_string()),
             },
             error => Malformed::Syntax(error),
@@ -94,15 +95,15 @@ impl From<quick_xml::encoding::EncodingError> for Malformed {
 
 /// Reads a document's root and then its children one by one.
 pub(crate) struct Reader<R: BufRead> {
-    events: Events<Bounded<Utf8<R>>>,
+    events: Events<Limited<Utf8<R>>>,
     buffer: Vec<u8>,
 }
 
 impl<R: BufRead> Reader<R> {
     pub(crate) fn new(source: R) -> Reader<R> {
-        let mut events = Events::from_reader(Bounded {
+        let mut events = Events::from_reader(Limited {
             source: Utf8::new(source),
-            left: TOKEN_BYTES,
+            remaining: MAX_TOKEN_BYTES,
         });
         events.config_mut().expand_empty_elements = true;
         Reader {
@@ -111,12 +112,12 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    /// How many bytes of the source were read.
+    /// The number of bytes of the source that were read.
     pub(crate) fn position(&self) -> u64 {
         self.events.get_ref().source.position()
     }
 
-    /// Opens the document; answers the root's name.
+    /// Reads up to the root element and returns its name.
     pub(crate) fn root(&mut self) -> Result<String, Malformed> {
         loop {
             match next(&mut self.events, &mut self.buffer)? {
@@ -126,25 +127,25 @@ impl<R: BufRead> Reader<R> {
                 Event::Text(text) if is_blank(&text) => {}
                 _ => {
                     return Err(Malformed::Structure(
-                        "the document starts with something else than an element",
+                        "the document does not start with an element",
                     ));
                 }
             }
         }
     }
 
-    /// The next child of the root; none after the last.
+    /// The next child of the root; `None` after the last.
     pub(crate) fn child(&mut self) -> Result<Option<Child>, Malformed> {
-        let mut tree = Tree::default();
+        let mut tree = TreeBuilder::default();
         loop {
             match next(&mut self.events, &mut self.buffer)? {
                 Event::Start(start) => tree.open(&start),
-                Event::End(_) if tree.depth == 0 => return self.nothing_follows(),
+                Event::End(_) if tree.depth == 0 => return self.expect_end(),
                 Event::End(_) => {
                     if let Some(element) = tree.close() {
                         return Ok(Some(Child {
                             element,
-                            beyond: tree.beyond,
+                            exceeded: tree.exceeded,
                         }));
                     }
                 }
@@ -158,7 +159,8 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    fn nothing_follows(&mut self) -> Result<Option<Child>, Malformed> {
+    /// Checks that only comments and white space follow the root element.
+    fn expect_end(&mut self) -> Result<Option<Child>, Malformed> {
         loop {
             match next(&mut self.events, &mut self.buffer)? {
                 Event::Eof => return Ok(None),
@@ -170,33 +172,34 @@ impl<R: BufRead> Reader<R> {
     }
 }
 
-/// One child of the root while it is read. Beyond a bound nothing more is kept: what there is of it names it.
+/// Builds one child of the root. After a bound is exceeded, nothing more is stored; the fields that are complete
+/// identify it.
 #[derive(Default)]
-struct Tree {
+struct TreeBuilder {
     open: Vec<Element>,
     depth: usize,
     bytes: usize,
     elements: usize,
-    beyond: Option<Fault>,
+    exceeded: Option<Fault>,
 }
 
-impl Tree {
+impl TreeBuilder {
     fn open(&mut self, start: &BytesStart<'_>) {
         self.depth += 1;
         self.elements += 1;
         self.bytes += start.len();
         let name = name(start);
-        if self.depth > DEPTH {
-            self.stop("TOO_DEEP", format!("has elements more than {DEPTH} deep"));
-        } else if self.elements > CLAIM_ELEMENTS {
-            self.stop(
+        if self.depth > MAX_DEPTH {
+            self.exceed("TOO_DEEP", format!("has elements more than {MAX_DEPTH} deep"));
+        } else if self.elements > MAX_CLAIM_ELEMENTS {
+            self.exceed(
                 "CLAIM_TOO_LARGE",
-                format!("has more than {CLAIM_ELEMENTS} elements"),
+                format!("has more than {MAX_CLAIM_ELEMENTS} elements"),
             );
-        } else if self.bytes > CLAIM_BYTES {
-            self.too_many_bytes();
+        } else if self.bytes > MAX_CLAIM_BYTES {
+            self.exceed_bytes();
         }
-        if self.beyond.is_none() || self.depth == 1 {
+        if self.exceeded.is_none() || self.depth == 1 {
             let mut attributes = start.attributes();
             attributes.with_checks(false);
             self.open.push(Element {
@@ -219,10 +222,10 @@ impl Tree {
             };
         }
         self.bytes += text.len();
-        if self.bytes > CLAIM_BYTES {
-            self.too_many_bytes();
+        if self.bytes > MAX_CLAIM_BYTES {
+            self.exceed_bytes();
         }
-        if self.beyond.is_none()
+        if self.exceeded.is_none()
             && let Some(element) = self.open.last_mut()
         {
             element.text.push_str(text);
@@ -230,10 +233,10 @@ impl Tree {
         Ok(())
     }
 
-    /// The child itself, once it is closed.
+    /// Closes an element. Returns the child of the root once it is complete.
     fn close(&mut self) -> Option<Element> {
         self.depth -= 1;
-        if self.beyond.is_none() || self.depth == 0 {
+        if self.exceeded.is_none() || self.depth == 0 {
             let element = self.open.pop().map(trimmed)?;
             match self.open.last_mut() {
                 Some(parent) => parent.children.push(element),
@@ -243,16 +246,16 @@ impl Tree {
         None
     }
 
-    fn too_many_bytes(&mut self) {
-        let most = CLAIM_BYTES >> 20;
-        self.stop("CLAIM_TOO_LARGE", format!("takes more than {most} MiB"));
+    fn exceed_bytes(&mut self) {
+        let limit = MAX_CLAIM_BYTES >> 20;
+        self.exceed("CLAIM_TOO_LARGE", format!("takes more than {limit} MiB"));
     }
 
-    fn stop(&mut self, rule: &'static str, message: String) {
-        if self.beyond.is_none() {
+    fn exceed(&mut self, rule: &'static str, message: String) {
+        if self.exceeded.is_none() {
             let name = self.open.first().map_or("", |element| element.name.as_str());
-            self.beyond = Some(Fault::new(rule, name, message));
-            // The fields that are complete stay, to name it.
+            self.exceeded = Some(Fault::new(rule, name, message));
+            // The complete fields remain, to identify the child.
             self.open.truncate(1);
             if let Some(child) = self.open.first_mut() {
                 child.children.retain(|field| field.children.is_empty());
@@ -262,11 +265,11 @@ impl Tree {
 }
 
 fn next<'b, R: BufRead>(
-    events: &mut Events<Bounded<R>>,
+    events: &mut Events<Limited<R>>,
     buffer: &'b mut Vec<u8>,
 ) -> Result<Event<'b>, Malformed> {
     buffer.clear();
-    events.get_mut().left = TOKEN_BYTES;
+    events.get_mut().remaining = MAX_TOKEN_BYTES;
     match events.read_event_into(buffer)? {
         Event::DocType(_) => Err(Malformed::DocumentType),
         event => Ok(event),
@@ -292,7 +295,7 @@ fn resolve(reference: &BytesRef<'_>) -> Result<String, Malformed> {
 }
 
 fn trimmed(mut element: Element) -> Element {
-    // XML's white space only: another space may be part of a number or a name.
+    // Only XML's white space is trimmed: other spaces may be part of a number or a name.
     let text = element.text.trim_matches([' ', '\t', '\n', '\r']);
     if text.len() != element.text.len() {
         element.text = text.to_owned();
@@ -300,13 +303,13 @@ fn trimmed(mut element: Element) -> Element {
     element
 }
 
-/// A source that ends with an error when what stands between two tags takes too much.
-struct Bounded<R> {
+/// A source that fails when the bytes between two tags exceed [`MAX_TOKEN_BYTES`].
+struct Limited<R> {
     source: R,
-    left: usize,
+    remaining: usize,
 }
 
-impl<R: BufRead> Read for Bounded<R> {
+impl<R: BufRead> Read for Limited<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let count = available.len().min(into.len());
@@ -316,20 +319,20 @@ impl<R: BufRead> Read for Bounded<R> {
     }
 }
 
-impl<R: BufRead> BufRead for Bounded<R> {
+impl<R: BufRead> BufRead for Limited<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.left == 0 {
-            let most = TOKEN_BYTES >> 20;
+        if self.remaining == 0 {
+            let limit = MAX_TOKEN_BYTES >> 20;
             return Err(io::Error::other(format!(
-                "one element has more than {most} MiB of text"
+                "one element has more than {limit} MiB of text"
             )));
         }
         let available = self.source.fill_buf()?;
-        Ok(&available[..available.len().min(self.left)])
+        Ok(&available[..available.len().min(self.remaining)])
     }
 
     fn consume(&mut self, count: usize) {
-        self.left = self.left.saturating_sub(count);
+        self.remaining = self.remaining.saturating_sub(count);
         self.source.consume(count);
     }
 }

@@ -1,4 +1,4 @@
-//! ISO 4217: the codes in use and how many decimal digits each has.
+//! ISO 4217 currency codes and their numbers of decimal digits.
 
 use std::{fmt, str::FromStr};
 
@@ -26,12 +26,12 @@ impl Currency {
     /// Pound sterling.
     pub const GBP: Self = Self(*b"GBP");
 
-    /// The three letters.
+    /// The three-letter code.
     pub fn code(&self) -> &str {
         std::str::from_utf8(&self.0).expect("only ASCII codes are ever constructed")
     }
 
-    /// How many decimal digits it has: 0 (JPY), 2 (AED, USD) or 3 (KWD, BHD).
+    /// The number of decimal digits: 0 (JPY), 2 (AED, USD) or 3 (KWD, BHD).
     pub fn exponent(self) -> u32 {
         match self.code() {
             code if listed(NO_DIGITS, code) => 0,

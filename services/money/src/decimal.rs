@@ -1,14 +1,14 @@
-//! Plain decimal numbers without a float in between: quantities, and the text form of money.
+//! Exact decimal numbers without floating-point arithmetic: quantities and the text format of money.
 
 use std::{cmp::Ordering, fmt, str::FromStr};
 
 use crate::Error;
 
-/// The most digits that a decimal may have after the point.
+/// The largest number of digits after the decimal point.
 const MAX_SCALE: u32 = 18;
 
-/// A decimal of at most 18 digits, such as the quantity `2`, `0.5` or `-1.250`. Kept without trailing zeros, so
-/// that equal numbers are equal values.
+/// A decimal with at most 18 digits after the point, such as the quantity `2`, `0.5` or `-1.250`. Stored without
+/// trailing zeros, so that equal numbers are equal values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decimal {
     digits: i64,
@@ -16,7 +16,7 @@ pub struct Decimal {
 }
 
 impl Decimal {
-    /// Nothing.
+    /// Zero.
     pub const ZERO: Self = Self { digits: 0, scale: 0 };
 
     /// `digits` × 10^-`scale`.
@@ -39,18 +39,18 @@ impl Decimal {
         self.digits > 0
     }
 
-    /// Its value × 10^`scale`; `None` when digits would be lost or 64 bits passed.
+    /// The value × 10^`scale`; `None` if digits would be lost or the result does not fit into 64 bits.
     pub fn scaled(self, scale: u32) -> Option<i64> {
         let missing = scale.checked_sub(self.scale)?;
         self.digits.checked_mul(10_i64.checked_pow(missing)?)
     }
 
-    /// Whether `scale` digits after the point hold it.
+    /// Whether it has at most `scale` digits after the point.
     pub const fn is_exact_at(self, scale: u32) -> bool {
         self.scale <= scale
     }
 
-    /// The sum; `None` beyond 64 bits.
+    /// The sum; `None` if it does not fit into 64 bits.
     pub fn checked_add(self, other: Self) -> Option<Self> {
         let scale = self.scale.max(other.scale);
         Some(Self::new(
@@ -59,13 +59,13 @@ impl Decimal {
         ))
     }
 
-    /// The difference; `None` beyond 64 bits.
+    /// The difference; `None` if it does not fit into 64 bits.
     pub fn checked_sub(self, other: Self) -> Option<Self> {
         self.checked_add(Self::new(other.digits.checked_neg()?, other.scale))
     }
 
-    /// `part` ÷ `whole` of `amount`, rounded down: how many minor units a part of a quantity is worth. `None` for an
-    /// empty whole or beyond 64 bits.
+    /// `amount` × `part` ÷ `whole`, rounded down: the minor units of a part of a quantity. `None` if `whole` is
+    /// zero or the result does not fit into 64 bits.
     pub fn share_of(part: Self, whole: Self, amount: i64) -> Option<i64> {
         let scale = part.scale.max(whole.scale);
         let (part, whole) = (i128::from(part.scaled(scale)?), i128::from(whole.scaled(scale)?));
@@ -78,7 +78,7 @@ impl FromStr for Decimal {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let refuse = || Error::NotANumber(text.to_owned());
+        let not_a_number = || Error::NotANumber(text.to_owned());
         let (sign, unsigned) = match text.strip_prefix('-') {
             Some(rest) => (-1, rest),
             None => (1, text.strip_prefix('+').unwrap_or(text)),
@@ -88,7 +88,7 @@ impl FromStr for Decimal {
             .iter()
             .all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
         if !all_digits || (whole.is_empty() && fraction.is_empty()) {
-            return Err(refuse());
+            return Err(not_a_number());
         }
         let fraction = fraction.trim_end_matches('0');
         let scale = u32::try_from(fraction.len()).map_err(|_| Error::Overflow)?;
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_number_is_refused() {
+    fn invalid_numbers_are_refused() {
         for text in ["", "-", ".", "1e3", "1,5", "NaN", "1.2.3", " 1"] {
             assert_eq!(
                 text.parse::<Decimal>(),

@@ -1,7 +1,7 @@
-//! Money that cannot lose a cent: whole minor units and their currency, never a float.
+//! Exact amounts of money: whole minor units and a currency, never a floating-point number.
 //!
-//! On the wire money is `google.type.Money` (units and nanos of one sign). Inside it is an `i64` of minor
-//! units, so amounts reach about 92 quadrillion dollars; whatever would pass that is an [`Error::Overflow`].
+//! In protobuf messages, money is `google.type.Money` (units and nanos of one sign). Here it is an `i64` of minor
+//! units, so amounts reach about 92 quadrillion dollars; larger ones are an [`Error::Overflow`].
 
 mod currency;
 mod decimal;
@@ -12,36 +12,36 @@ pub use decimal::Decimal;
 
 use std::fmt;
 
-/// An amount in one currency. Signed; what may not be negative is checked where it enters.
+/// A signed amount in one currency. Callers check amounts that must not be negative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Money {
     minor: i64,
     currency: Currency,
 }
 
-/// Why a value is not money.
+/// Why a value is not a valid amount.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Not the ISO 4217 code of a currency that people pay with: XAU and CLF are codes, and no such currencies.
+    /// Not the ISO 4217 code of a currency for payments. XAU and CLF are codes, but not of such currencies.
     #[error(
-        "{0:?} is no currency that is paid in; ISO 4217's metals, funds and units of account are not taken"
+        "{0:?} is not a currency for payments; ISO 4217's metals, funds and units of account are not accepted"
     )]
     UnknownCurrency(String),
-    /// More digits than the currency has, so that a part of the smallest coin would be lost.
+    /// More decimal digits than the currency has, so that a part of a minor unit would be lost.
     #[error("{currency} has {digits} decimal digits, the amount has more")]
     SubMinor {
         /// The currency's code.
         currency: Currency,
-        /// How many digits it has.
+        /// The number of decimal digits of the currency.
         digits: u32,
     },
     /// `units` and `nanos` contradict each other, or `nanos` is a whole unit or more.
-    #[error("units and nanos must have one sign, and nanos must be below 1,000,000,000")]
+    #[error("units and nanos must have the same sign, and nanos must be below 1,000,000,000")]
     MixedSigns,
-    /// Beyond 64 bits of minor units.
+    /// More minor units than fit into 64 bits.
     #[error("the amount is too large")]
     Overflow,
-    /// Two currencies in one sum.
+    /// An operation on amounts in two currencies.
     #[error("{0} cannot be combined with {1}")]
     CurrencyMismatch(Currency, Currency),
     /// Not a decimal number.
@@ -55,27 +55,24 @@ impl Money {
         Self { minor, currency }
     }
 
-    /// Nothing.
+    /// The zero amount.
     pub const fn zero(currency: Currency) -> Self {
         Self::new(0, currency)
     }
 
-    /// Reads a plain decimal such as `-12.50`; trailing zeros beyond the currency's digits are harmless.
+    /// Parses a plain decimal such as `-12.50`. Trailing zeros after the currency's digits are accepted.
     ///
     /// # Errors
     /// [`Error::NotANumber`], [`Error::SubMinor`] or [`Error::Overflow`].
     pub fn parse(text: &str, currency: Currency) -> Result<Self, Error> {
         let decimal: Decimal = text.parse()?;
-        let minor =
-            decimal
-                .scaled(currency.exponent())
-                .ok_or(match decimal.is_exact_at(currency.exponent()) {
-                    true => Error::Overflow,
-                    false => Error::SubMinor {
-                        currency,
-                        digits: currency.exponent(),
-                    },
-                })?;
+        let digits = currency.exponent();
+        let error = if decimal.is_exact_at(digits) {
+            Error::Overflow
+        } else {
+            Error::SubMinor { currency, digits }
+        };
+        let minor = decimal.scaled(digits).ok_or(error)?;
         Ok(Self::new(minor, currency))
     }
 
@@ -89,7 +86,7 @@ impl Money {
         self.currency
     }
 
-    /// Whether it is nothing.
+    /// Whether it is zero.
     pub const fn is_zero(self) -> bool {
         self.minor == 0
     }
@@ -123,7 +120,7 @@ impl Money {
     /// The same amount with the other sign.
     ///
     /// # Errors
-    /// [`Error::Overflow`] for the one value without a positive twin.
+    /// [`Error::Overflow`] for the smallest `i64`, which has no positive counterpart.
     pub fn checked_neg(self) -> Result<Self, Error> {
         self.minor
             .checked_neg()
@@ -131,7 +128,7 @@ impl Money {
             .ok_or(Error::Overflow)
     }
 
-    /// The sum of any number of amounts; nothing in `currency` for none.
+    /// The sum of any number of amounts in `currency`; zero for none.
     ///
     /// # Errors
     /// [`Error::CurrencyMismatch`] or [`Error::Overflow`].
@@ -151,7 +148,7 @@ impl Money {
     }
 }
 
-/// The plain decimal with all of the currency's digits: `-12.50`, `7`, `0.125`.
+/// Writes a plain decimal with all of the currency's digits: `-12.50`, `7`, `0.125`.
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = self.currency.exponent() as usize;
@@ -193,10 +190,10 @@ impl TryFrom<&proto::google::r#type::Money> for Money {
     }
 }
 
-/// A sum of amounts on the wire, whose units hold more than the minor units of one amount do.
+/// Encodes a sum of amounts, which may exceed the range of [`Money`], as `google.type.Money`.
 ///
 /// # Errors
-/// [`Error::Overflow`] when even the units cannot hold it.
+/// [`Error::Overflow`] when the whole units do not fit into 64 bits.
 pub fn sum_on_wire(minor: i128, currency: Currency) -> Result<proto::google::r#type::Money, Error> {
     let scale = 10_i128.pow(currency.exponent());
     let nanos = minor % scale * (i128::from(NANOS_PER_UNIT) / scale);
@@ -237,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn wire_form_round_trips_for_every_exponent_and_sign() {
+    fn amounts_round_trip_for_every_exponent_and_sign() {
         for (code, units, nanos, minor, text) in [
             ("AED", 12, 500_000_000, 1250, "12.50"),
             ("AED", -12, -500_000_000, -1250, "-12.50"),
@@ -255,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sum_may_be_larger_than_an_amount_and_has_an_end_too() {
+    fn a_sum_may_exceed_the_range_of_an_amount_and_is_bounded() {
         let aed = currency("AED");
         let beyond = i128::from(i64::MAX) + 1;
         assert_eq!(
@@ -273,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_the_smallest_coin_is_refused() {
+    fn a_part_of_a_minor_unit_is_refused() {
         let aed = currency("AED");
         let refused = Error::SubMinor {
             currency: aed,
@@ -303,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_overflow_and_mix_with_an_error_instead_of_a_wrong_number() {
+    fn overflow_and_mixed_currencies_are_errors() {
         let (aed, usd) = (currency("AED"), currency("USD"));
         assert_eq!(
             Money::new(i64::MAX, aed).checked_add(Money::new(1, aed)),

@@ -1,11 +1,11 @@
-//! Splits that lose nothing: the largest-remainder method.
+//! Exact splits of an amount by the largest-remainder method.
 
 use crate::Money;
 
 impl Money {
     /// Splits the amount in proportion to `weights`. The parts sum to the amount exactly: every part is rounded
-    /// towards zero, and the minor units left over go one each to the largest remainders, earlier parts first
-    /// among equals. With weights that are all zero the parts are as even as they can be.
+    /// towards zero, and the remaining minor units are added, one each, to the parts with the largest remainders,
+    /// the earlier ones first among equals. If all weights are zero, the parts are as even as possible.
     pub fn allocate(self, weights: &[u64]) -> Vec<Self> {
         let even = vec![1; weights.len()];
         let weights = if weights.iter().all(|weight| *weight == 0) {
@@ -20,10 +20,13 @@ impl Money {
             .iter()
             .map(|weight| share(weight) / total.max(1))
             .collect();
-        let left = i128::from(self.minor().unsigned_abs()) - parts.iter().sum::<i128>();
+        let remaining = i128::from(self.minor().unsigned_abs()) - parts.iter().sum::<i128>();
         let mut by_remainder: Vec<usize> = (0..weights.len()).collect();
         by_remainder.sort_by_key(|index| std::cmp::Reverse(share(&weights[*index]) % total.max(1)));
-        for index in by_remainder.into_iter().take(usize::try_from(left).unwrap_or(0)) {
+        for index in by_remainder
+            .into_iter()
+            .take(usize::try_from(remaining).unwrap_or(0))
+        {
             parts[index] += 1;
         }
 
@@ -62,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_go_to_the_largest_remainders() {
+    fn remaining_units_go_to_the_largest_remainders() {
         assert_eq!(parts(100, &[1, 1, 1]), [34, 33, 33]);
         assert_eq!(parts(10, &[6, 3, 2]), [5, 3, 2]);
         assert_eq!(parts(-100, &[1, 1, 1]), [-34, -33, -33]);

@@ -1,5 +1,6 @@
-//! A post office for use without one: it decides by the payer, as a card network's test mode decides by the card.
-//! `docs/sandbox-post-office.md` lists what it does. It remembers what was filed in a table of its own.
+//! A sandbox post office for use without a real one. It decides by the payer, as a card network's test mode
+//! decides by the card; `docs/sandbox-post-office.md` lists the payers. It stores what was submitted in its own
+//! table.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,28 +15,28 @@ use uuid::Uuid;
 use super::{PostOffice, Submission, Unavailable, Verdict};
 use crate::{
     config,
-    store::sandbox::{self, Counted},
+    store::sandbox::{self, CallCount},
 };
 
 /// The built-in post office.
 #[derive(Clone)]
 pub struct Sandbox {
-    memory: Batcher<Memory>,
+    call_counter: Batcher<CountCalls>,
     settings: config::Sandbox,
 }
 
 impl Sandbox {
-    /// One that keeps its memory in `database`.
+    /// Creates a sandbox that stores its state in `database`.
     pub fn new(database: Database, settings: config::Sandbox, tasks: chassis::Tasks) -> Sandbox {
         Sandbox {
-            memory: Batcher::new(Memory { database }, Limits::default(), tasks),
+            call_counter: Batcher::new(CountCalls { database }, Limits::default(), tasks),
             settings,
         }
     }
 
     async fn decide(&self, submission: &Submission) -> Result<Verdict, Unavailable> {
         let payer = submission.details.payer_id.as_str();
-        let takes_from = if payer == "SANDBOX-DOWN" {
+        let accepted_from_call = if payer == "SANDBOX-DOWN" {
             i32::from(self.settings.down_calls) + 1
         } else {
             1
@@ -43,12 +44,12 @@ impl Sandbox {
         let call = Call {
             facility: submission.facility.clone(),
             submission_id: submission.id,
-            takes_from,
+            accepted_from_call,
         };
-        let counted = self.memory.submit(call, None).await;
+        let counted = self.call_counter.submit(call, None).await;
         let call = counted.map_err(|refused| Unavailable(refused.to_string()))?;
         match payer {
-            "SANDBOX-DOWN" if call.calls < takes_from => Err(Unavailable(format!(
+            "SANDBOX-DOWN" if call.calls < accepted_from_call => Err(Unavailable(format!(
                 "the sandbox is down for call {} of this submission",
                 call.calls
             ))),
@@ -67,21 +68,21 @@ impl Sandbox {
     }
 }
 
-/// A submission that is handed in or asked after.
+/// A call with a submission: the first attempt, a repetition or a query.
 struct Call {
     facility: Facility,
     submission_id: Uuid,
-    takes_from: i32,
+    accepted_from_call: i32,
 }
 
-/// Counts the calls, those that come at the same time in one statement.
-struct Memory {
+/// Counts the calls of submissions. Concurrent ones share a statement.
+struct CountCalls {
     database: Database,
 }
 
-impl Command for Memory {
+impl Command for CountCalls {
     type Item = Call;
-    type Outcome = Counted;
+    type Outcome = CallCount;
     type Error = sqlx::Error;
 
     fn aggregate(&self, call: &Call) -> Uuid {
@@ -92,11 +93,11 @@ impl Command for Memory {
         Fault::of(error) == Fault::Outage
     }
 
-    async fn execute(&self, calls: &[Arc<Call>]) -> Result<Vec<Counted>, sqlx::Error> {
+    async fn execute(&self, calls: &[Arc<Call>]) -> Result<Vec<CallCount>, sqlx::Error> {
         let facilities = calls.iter().map(|call| &call.facility);
         let mut tx = self.database.begin_for(facilities).await?;
-        let rows: Vec<_> = calls.iter().map(|call| call.row()).collect();
-        let mut counted = sandbox::count(&mut tx, &rows).await?;
+        let rows: Vec<_> = calls.iter().map(|call| call.to_row()).collect();
+        let mut counted = sandbox::count_calls(&mut tx, &rows).await?;
         tx.commit().await?;
         calls
             .iter()
@@ -110,21 +111,21 @@ impl Command for Memory {
 }
 
 impl Call {
-    fn row(&self) -> sandbox::Call<'_> {
+    fn to_row(&self) -> sandbox::Call<'_> {
         sandbox::Call {
             facility: &self.facility,
             submission_id: self.submission_id,
-            takes_from: self.takes_from,
+            accepted_from_call: self.accepted_from_call,
         }
     }
 }
 
 impl PostOffice for Sandbox {
-    fn file<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<Verdict, Unavailable>> {
+    fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<Verdict, Unavailable>> {
         Box::pin(self.decide(submission))
     }
 
-    fn ask<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<Verdict, Unavailable>> {
+    fn query<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<Verdict, Unavailable>> {
         Box::pin(self.decide(submission))
     }
 }

@@ -1,17 +1,17 @@
-//! From eClaimLink's elements to a claim and its lines.
+//! Maps eClaimLink elements to a claim and its lines.
 
 use eclaimlink::{Element, Fields, Header};
 use money::{Currency, Decimal, Money};
 
 use super::{Claim, Fault, Line};
-use crate::rules::LARGEST_AMOUNT;
+use crate::rules::MAX_AMOUNT;
 
-/// The most activities that a claim may have, as in the contract.
-const ACTIVITIES: usize = 1_000;
+/// The largest number of activities of a claim, as in the contract.
+const MAX_ACTIVITIES: usize = 1_000;
 const ACTIVITY_TYPES: [i64; 7] = [3, 4, 5, 6, 8, 9, 10];
 
-/// Reads a claim; what cannot be read of it is in its faults and in those of its lines.
-pub(super) fn read(read: eclaimlink::Claim, header: &Header) -> Claim {
+/// Decodes a claim. What cannot be decoded is reported in its faults and in those of its lines.
+pub(super) fn decode(read: eclaimlink::Claim, header: &Header) -> Claim {
     let element = &read.element;
     let mut fields = Fields::new(element, "Claim");
     let id = fields.text("ID", 100);
@@ -27,20 +27,23 @@ pub(super) fn read(read: eclaimlink::Claim, header: &Header) -> Claim {
         .unwrap_or(header.transaction_at);
     let lines: Vec<Line> = element
         .all("Activity")
-        .take(ACTIVITIES)
+        .take(MAX_ACTIVITIES)
         .enumerate()
         .map(|(index, activity)| line(activity, index, &denial_code))
         .collect();
     match element.all("Activity").count() {
         0 => fields.invalid("Activity", "is missing: a claim needs at least one"),
-        1..=ACTIVITIES => {}
-        more => fields.invalid("Activity", &format!("comes {more} times, more than {ACTIVITIES}")),
+        1..=MAX_ACTIVITIES => {}
+        count => fields.invalid(
+            "Activity",
+            &format!("comes {count} times, more than {MAX_ACTIVITIES}"),
+        ),
     }
-    // A denial has no payment to refer to.
-    let pays = lines
+    // A denial needs no payment reference.
+    let has_payment = lines
         .iter()
         .any(|line| line.payment.is_some_and(|payment| payment != 0));
-    if pays && payment_reference.is_empty() && element.child("PaymentReference").is_none_or(is_empty) {
+    if has_payment && payment_reference.is_empty() && element.child("PaymentReference").is_none_or(is_empty) {
         fields.invalid("PaymentReference", "is empty, and the claim has a payment");
     }
     let mut faults = read.faults;
@@ -61,13 +64,13 @@ pub(super) fn read(read: eclaimlink::Claim, header: &Header) -> Claim {
     }
 }
 
-fn line(element: &Element, index: usize, claim_denial: &str) -> Line {
+fn line(element: &Element, index: usize, claim_denial_code: &str) -> Line {
     let mut fields = Fields::new(element, format!("Claim.Activity[{index}]"));
     let activity_id = fields.text("ID", 30);
     let start = fields.date("Start");
     let kind = fields.whole_number("Type");
     if kind.is_some_and(|kind| !ACTIVITY_TYPES.contains(&kind)) {
-        fields.invalid("Type", "is none of 3, 4, 5, 6, 8, 9, 10");
+        fields.invalid("Type", "must be one of 3, 4, 5, 6, 8, 9, 10");
     }
     fields.text("Code", 50);
     quantity(&mut fields);
@@ -78,13 +81,13 @@ fn line(element: &Element, index: usize, claim_denial: &str) -> Line {
     optional_amount(&mut fields, "Gross");
     optional_amount(&mut fields, "PatientShare");
     let payment = amount(&mut fields, "PaymentAmount");
-    let own_denial = fields.optional_text("DenialCode", 50);
-    // The claim's code explains what its activities leave unexplained; a payment in full needs none.
-    let short = payment.zip(net).is_some_and(|(payment, net)| payment < net);
-    let denial_code = if own_denial.is_empty() && short {
-        claim_denial.to_owned()
+    let own_denial_code = fields.optional_text("DenialCode", 50);
+    // The claim's code applies to activities without one. A full payment needs none.
+    let is_short = payment.zip(net).is_some_and(|(payment, net)| payment < net);
+    let denial_code = if own_denial_code.is_empty() && is_short {
+        claim_denial_code.to_owned()
     } else {
-        own_denial
+        own_denial_code
     };
     Line {
         activity_id,
@@ -96,7 +99,7 @@ fn line(element: &Element, index: usize, claim_denial: &str) -> Line {
     }
 }
 
-/// It is not kept; a payer that repeats it wrongly is named all the same.
+/// Checks the quantity. It is not stored.
 fn quantity(fields: &mut Fields<'_>) {
     let Some(text) = fields.number("Quantity") else {
         return;
@@ -108,7 +111,7 @@ fn quantity(fields: &mut Fields<'_>) {
     }
 }
 
-/// An amount in dirham, as fils.
+/// Reads an amount in dirham as fils.
 fn amount(fields: &mut Fields<'_>, name: &str) -> Option<i64> {
     let text = fields.number(name)?;
     fils(fields, name, &text)
@@ -121,7 +124,7 @@ fn optional_amount(fields: &mut Fields<'_>, name: &str) -> Option<i64> {
 
 fn fils(fields: &mut Fields<'_>, name: &str, text: &str) -> Option<i64> {
     match Money::parse(text, Currency::AED) {
-        Ok(amount) if amount.minor().abs() <= LARGEST_AMOUNT => Some(amount.minor()),
+        Ok(amount) if amount.minor().abs() <= MAX_AMOUNT => Some(amount.minor()),
         Ok(_) => {
             fields.invalid(name, "is too large");
             None

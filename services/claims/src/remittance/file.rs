@@ -1,4 +1,4 @@
-//! A remittance file, claim by claim, with every rule checked that the file alone can answer.
+//! Reads a remittance file claim by claim and checks the rules that need no other data than the file.
 
 use std::{collections::HashSet, io::BufRead};
 
@@ -7,7 +7,7 @@ use eclaimlink::Kind;
 use super::{Claim, Fault, Header, claim};
 use crate::rules::{self, Violation};
 
-/// A remittance being read.
+/// A remittance file that is being read.
 pub struct File<R: BufRead> {
     file: eclaimlink::File<R>,
     id_payers: HashSet<String>,
@@ -15,34 +15,34 @@ pub struct File<R: BufRead> {
 
 /// A file that can be imported.
 #[derive(Debug)]
-pub struct Scanned {
-    /// What it says of itself.
+pub struct FileSummary {
+    /// The header.
     pub header: Header,
-    /// What was not read beside its claims.
+    /// Content outside of the claims that was not read.
     pub remarks: Vec<Fault>,
 }
 
 /// A file that cannot be imported.
 #[derive(Debug)]
-pub struct Refused {
-    /// It says that it is a test.
+pub struct RefusedFile {
+    /// Whether the file has the disposition TEST.
     pub test: bool,
-    /// What is wrong with it as a whole.
+    /// The faults of the file as a whole.
     pub faults: Vec<Violation>,
 }
 
-/// Reads a whole file to see whether it is one: well-formed, with a header, with as many claims as it says. Nothing of
-/// a file that fails here may be booked. The number of claims is bounded by the file's size.
+/// Reads a whole file and checks that it is well-formed and has a header and as many claims as the header says.
+/// Nothing of a file that fails may be booked. The number of claims is bounded only by the file's size.
 ///
 /// # Errors
-/// [`Refused`] with every fault of the file as a whole.
-pub fn scan<R: BufRead>(source: R) -> Result<Scanned, Refused> {
+/// [`RefusedFile`] with every fault of the file as a whole.
+pub fn scan<R: BufRead>(source: R) -> Result<FileSummary, RefusedFile> {
     match eclaimlink::scan(source, Kind::Remittance, u64::MAX) {
-        Ok(scanned) => Ok(Scanned {
+        Ok(scanned) => Ok(FileSummary {
             header: scanned.header,
             remarks: scanned.remarks.into_iter().map(Fault::from).collect(),
         }),
-        Err(refused) => Err(Refused {
+        Err(refused) => Err(RefusedFile {
             test: refused.test,
             faults: refused.faults.iter().map(violation).collect(),
         }),
@@ -53,7 +53,7 @@ impl<R: BufRead> File<R> {
     /// Reads up to the end of the header.
     ///
     /// # Errors
-    /// Every fault of the file's beginning.
+    /// Every fault of the root element and the header.
     pub fn open(source: R) -> Result<File<R>, Vec<Violation>> {
         match eclaimlink::File::open(source, Kind::Remittance) {
             Ok(file) => Ok(File {
@@ -64,7 +64,7 @@ impl<R: BufRead> File<R> {
         }
     }
 
-    /// The next claim, its faults and its lines' found; none after the last.
+    /// The next claim, with its faults and those of its lines; `None` after the last.
     ///
     /// # Errors
     /// When the file is not well-formed from here on.
@@ -72,11 +72,11 @@ impl<R: BufRead> File<R> {
         let Some(read) = self.file.next_claim().map_err(|fault| violation(&fault))? else {
             return Ok(None);
         };
-        let mut claim = claim::read(read, self.file.header());
-        let first = claim.id_payer.is_empty() || self.id_payers.insert(claim.id_payer.clone());
+        let mut claim = claim::decode(read, self.file.header());
+        let is_first = claim.id_payer.is_empty() || self.id_payers.insert(claim.id_payer.clone());
         claim
             .faults
-            .extend(rules::claim_faults(&claim, self.file.header(), first));
+            .extend(rules::claim_faults(&claim, self.file.header(), is_first));
         for index in 0..claim.lines.len() {
             let faults = rules::line_faults(&claim.lines[index], claim.settled_at);
             claim.lines[index].faults.extend(faults);
@@ -85,7 +85,7 @@ impl<R: BufRead> File<R> {
     }
 }
 
-/// The file as a whole is the request's field `file`.
+/// Maps a fault to a violation of the request's field `file`.
 fn violation(fault: &eclaimlink::Fault) -> Violation {
     let field = match fault.place.as_str() {
         "the file" => "file".to_owned(),

@@ -12,7 +12,7 @@ pub(super) fn check(details: &ClaimDetails, found: &mut Vec<Violation>) {
     for (index, activity) in details.activities.iter().enumerate() {
         if !seen.insert(activity.id.as_str()) {
             let field = format!("activities[{index}].id");
-            let message = format!("{} is there already", activity.id);
+            let message = format!("{} is duplicated", activity.id);
             found.push(Violation::new("DUPLICATE_ACTIVITY_ID", field, message));
         }
         quantity(index, activity, found);
@@ -48,9 +48,9 @@ fn within(encounter: &Encounter, index: usize, activity: &Activity, found: &mut 
     if early || late {
         let field = format!("activities[{index}].start_time");
         let message = if early {
-            "lies before the encounter"
+            "is before the encounter"
         } else {
-            "lies after the encounter"
+            "is after the encounter"
         };
         found.push(Violation::new("ACTIVITY_OUTSIDE_ENCOUNTER", field, message));
     }

@@ -1,11 +1,11 @@
-//! GROSS_BELOW_PARTS, NET_NOT_SUM_OF_ACTIVITIES, and what makes an amount an amount: AMOUNT_INVALID, CURRENCY_NOT_AED.
+//! GROSS_BELOW_PARTS, NET_NOT_SUM_OF_ACTIVITIES, and the validity of amounts: AMOUNT_INVALID, CURRENCY_NOT_AED.
 
 use money::{Currency, Money};
 use proto::{claims::v1::ClaimDetails, google::r#type::Money as Wire};
 
-use super::{LARGEST_AMOUNT, Violation};
+use super::{MAX_AMOUNT, Violation};
 
-/// What the net may differ from the sum of its activities: a fils, for rounding.
+/// The allowed difference between the net and the sum of its activities in fils, for rounding.
 const TOLERANCE: u64 = 1;
 
 pub(super) fn check(details: &ClaimDetails, found: &mut Vec<Violation>) {
@@ -43,7 +43,7 @@ pub(super) fn check(details: &ClaimDetails, found: &mut Vec<Violation>) {
     }
 }
 
-/// The amount in fils; nothing, and a violation, if it is none.
+/// The amount in fils. Adds a violation and returns `None` if it is invalid.
 fn amount(field: &str, wire: Option<&Wire>, found: &mut Vec<Violation>) -> Option<i64> {
     let fault = match wire.map(Money::try_from) {
         None => Violation::new("AMOUNT_INVALID", field, "is missing"),
@@ -51,14 +51,12 @@ fn amount(field: &str, wire: Option<&Wire>, found: &mut Vec<Violation>) -> Optio
         Some(Ok(money)) if money.currency() != Currency::AED => Violation::new(
             "CURRENCY_NOT_AED",
             field,
-            format!("eClaimLink takes AED, not {}", money.currency()),
+            format!("eClaimLink accepts AED, not {}", money.currency()),
         ),
         Some(Ok(money)) if money.is_negative() => Violation::new("AMOUNT_INVALID", field, "is negative"),
-        Some(Ok(money)) if money.minor() > LARGEST_AMOUNT => Violation::new(
-            "AMOUNT_INVALID",
-            field,
-            format!("is above {}", aed(LARGEST_AMOUNT)),
-        ),
+        Some(Ok(money)) if money.minor() > MAX_AMOUNT => {
+            Violation::new("AMOUNT_INVALID", field, format!("is above {}", aed(MAX_AMOUNT)))
+        }
         Some(Ok(money)) => return Some(money.minor()),
     };
     found.push(fault);

@@ -1,11 +1,12 @@
-//! EMIRATES_ID_CHECK_DIGIT: the last digit is Luhn's over the other fourteen. Its form is the contract's to check.
+//! EMIRATES_ID_CHECK_DIGIT: the last digit is the Luhn check digit of the other fourteen. The contract validates
+//! the format.
 
 use proto::claims::v1::ClaimDetails;
 
 use super::Violation;
 
-/// Given to patients who have none: unknown, newborn, tourist, and other.
-const DUMMIES: [&str; 4] = [
+/// Placeholders for patients without an Emirates ID: unknown, newborn, tourist and other.
+const PLACEHOLDERS: [&str; 4] = [
     "000-0000-0000000-0",
     "111-1111-1111111-1",
     "222-2222-2222222-2",
@@ -14,17 +15,19 @@ const DUMMIES: [&str; 4] = [
 
 pub(super) fn check(details: &ClaimDetails, found: &mut Vec<Violation>) {
     let number = details.emirates_id_number.as_str();
-    if !DUMMIES.contains(&number) && !luhn(number) {
-        // The number itself is not repeated: the text goes on to records and logs that no identity belongs in.
+    if !PLACEHOLDERS.contains(&number) && !luhn(number) {
+        // The message does not contain the number, because it is written to records and logs without personal
+        // data.
         found.push(Violation::new(
             "EMIRATES_ID_CHECK_DIGIT",
             "emirates_id_number",
-            "is no Emirates ID: its check digit is wrong",
+            "is not an Emirates ID: its check digit is wrong",
         ));
     }
 }
 
-/// From the right, every second digit doubled and its digits summed: the total is a multiple of ten.
+/// The Luhn check: with every second digit from the right doubled and its digits added, the total is a multiple of
+/// ten.
 fn luhn(number: &str) -> bool {
     let digits: Vec<u32> = number.chars().filter_map(|digit| digit.to_digit(10)).collect();
     let weigh = |(place, digit): (usize, &u32)| match (place % 2, digit * 2) {
@@ -39,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn luhn_finds_one_wrong_digit_and_two_swapped_ones() {
+    fn the_luhn_check_finds_a_wrong_digit_and_swapped_digits() {
         assert!(luhn("784-1984-1234567-4"));
         assert!(!luhn("784-1984-1234567-8"));
         assert!(!luhn("784-1984-1234576-4"));

@@ -4,11 +4,11 @@ use proto::claims::v1::{ClaimDetails, Encounter};
 
 use super::{Violation, instant};
 
-/// Encounter.Type: inpatient, without and with emergency room.
+/// Encounter.Type of inpatients, without and with emergency room.
 const INPATIENT: [i32; 2] = [3, 4];
-/// Encounter.StartType: transfer.
+/// Encounter.StartType of a transfer.
 const ARRIVES_BY_TRANSFER: i32 = 3;
-/// Encounter.EndType: transfer to acute and to non-acute care.
+/// Encounter.EndType of a transfer to acute and to non-acute care.
 const LEAVES_BY_TRANSFER: [i32; 2] = [4, 7];
 
 pub(super) fn check(details: &ClaimDetails, found: &mut Vec<Violation>) {
@@ -40,7 +40,7 @@ fn inpatient(encounter: &Encounter, found: &mut Vec<Violation>) {
         (encounter.end_type == 0, "encounter.end_type"),
     ] {
         if missing {
-            let message = "an inpatient encounter needs its end and the end's type";
+            let message = "is missing: an inpatient encounter needs an end and an end type";
             found.push(Violation::new("INPATIENT_WITHOUT_END", field, message));
         }
     }
@@ -48,7 +48,7 @@ fn inpatient(encounter: &Encounter, found: &mut Vec<Violation>) {
 
 fn transfer(encounter: &Encounter, found: &mut Vec<Violation>) {
     if encounter.start_type == ARRIVES_BY_TRANSFER && encounter.transfer_source.trim().is_empty() {
-        let message = "a patient who came by transfer came from somewhere";
+        let message = "is missing: the encounter starts with a transfer";
         found.push(Violation::new(
             "TRANSFER_WITHOUT_SOURCE",
             "encounter.transfer_source",
@@ -56,7 +56,7 @@ fn transfer(encounter: &Encounter, found: &mut Vec<Violation>) {
         ));
     }
     if LEAVES_BY_TRANSFER.contains(&encounter.end_type) && encounter.transfer_destination.trim().is_empty() {
-        let message = "a patient who left by transfer went somewhere";
+        let message = "is missing: the encounter ends with a transfer";
         found.push(Violation::new(
             "TRANSFER_WITHOUT_DESTINATION",
             "encounter.transfer_destination",

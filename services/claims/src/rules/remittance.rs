@@ -1,43 +1,48 @@
-//! What a remittance must keep to: DUPLICATE_ID_PAYER, SETTLED_AFTER_TRANSACTION, ACTIVITY_AFTER_SETTLEMENT,
-//! PAYMENT_ABOVE_NET, DENIAL_CODE_MISSING. Whether a line fits a submitted claim is for the booking to see.
+//! The rules of remittances: DUPLICATE_ID_PAYER, SETTLED_AFTER_TRANSACTION, ACTIVITY_AFTER_SETTLEMENT,
+//! PAYMENT_ABOVE_NET, DENIAL_CODE_MISSING. The booking checks whether a line fits a
+//! submitted claim.
 
 use time::OffsetDateTime;
 
 use crate::remittance::{Claim, Fault, Header, Line};
 
-/// Every rule that a claim breaks as a whole. `first`: no claim before it in the file has its IDPayer.
-pub fn claim_faults(claim: &Claim, header: &Header, first: bool) -> Vec<Fault> {
+/// Checks the rules of a claim as a whole. `is_first` is true if no earlier claim of the file has the same
+/// IDPayer.
+pub fn claim_faults(claim: &Claim, header: &Header, is_first: bool) -> Vec<Fault> {
     let mut found = Vec::new();
-    if !first {
-        let message = format!("the payer's number {} is in the file already", claim.id_payer);
+    if !is_first {
+        let message = format!(
+            "the file has an earlier claim with the payer's number {}",
+            claim.id_payer
+        );
         found.push(Fault::new("DUPLICATE_ID_PAYER", message));
     }
     if claim.settled_at > header.transaction_at {
         found.push(Fault::new(
             "SETTLED_AFTER_TRANSACTION",
-            "it was settled after the file was written",
+            "the settlement date is after the date of the file",
         ));
     }
     found
 }
 
-/// Every rule that a line breaks by itself. A negative payment is a takeback and needs its code as any short one does.
+/// Checks the rules of a line. A negative payment is a takeback and needs a denial code like any short payment.
 pub fn line_faults(line: &Line, settled_at: OffsetDateTime) -> Vec<Fault> {
     let mut found = Vec::new();
     if line.start.is_some_and(|start| start > settled_at) {
         found.push(Fault::new(
             "ACTIVITY_AFTER_SETTLEMENT",
-            "it was settled before it was done",
+            "the settlement date is before the start of the activity",
         ));
     }
     if let (Some(payment), Some(net)) = (line.payment, line.net) {
         if payment > net {
-            found.push(Fault::new("PAYMENT_ABOVE_NET", "more is paid than was asked for"));
+            found.push(Fault::new("PAYMENT_ABOVE_NET", "the payment exceeds the net"));
         }
         if payment < net && line.denial_code.is_empty() {
             found.push(Fault::new(
                 "DENIAL_CODE_MISSING",
-                "less is paid than was asked for, without a reason",
+                "the payment is below the net, without a denial code",
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! What a resubmission must keep to: NO_EARLIER_REMITTANCE, ACTIVITY_IDS_CHANGED, NET_CHANGED, CLAIM_NUMBER_CHANGED.
+//! The rules of resubmissions: NO_EARLIER_REMITTANCE, ACTIVITY_IDS_CHANGED, NET_CHANGED, CLAIM_NUMBER_CHANGED.
 
 use std::collections::HashMap;
 
@@ -9,28 +9,28 @@ use proto::{
 
 use super::Violation;
 
-/// What is known of the claim that is filed again.
+/// The claim that is resubmitted.
 #[derive(Clone, Copy, Debug)]
-pub struct Filed<'a> {
-    /// As it was last submitted.
+pub struct SubmittedClaim<'a> {
+    /// Its content as last submitted.
     pub details: &'a ClaimDetails,
-    /// Whether a remittance has spoken of it.
+    /// Whether a remittance line is booked on it.
     pub remitted: bool,
 }
 
-/// Every rule that filing a claim again breaks, beside those of the details themselves. Field paths are relative to
-/// the request.
-pub fn resubmission(
-    filed: Filed<'_>,
-    why: &Resubmission,
+/// Checks the rules of a resubmission, except those of the details by themselves. Field paths are relative to the
+/// request.
+pub fn check_resubmission(
+    submitted: SubmittedClaim<'_>,
+    resubmission: &Resubmission,
     corrected: Option<&ClaimDetails>,
 ) -> Vec<Violation> {
     let mut found = Vec::new();
-    let answers_a_remittance = matches!(
-        why.r#type(),
+    let answers_remittance = matches!(
+        resubmission.r#type(),
         ResubmissionType::Correction | ResubmissionType::InternalComplaint
     );
-    if answers_a_remittance && !filed.remitted {
+    if answers_remittance && !submitted.remitted {
         let message = "a correction or a complaint needs an earlier remittance";
         found.push(Violation::new(
             "NO_EARLIER_REMITTANCE",
@@ -39,38 +39,42 @@ pub fn resubmission(
         ));
     }
     if let Some(corrected) = corrected {
-        number(filed.details, corrected, &mut found);
-        activity_ids(filed.details, corrected, &mut found);
-        nets(filed.details, corrected, &mut found);
+        number(submitted.details, corrected, &mut found);
+        activity_ids(submitted.details, corrected, &mut found);
+        nets(submitted.details, corrected, &mut found);
     }
     found
 }
 
-fn number(filed: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
+fn number(submitted: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
     for (field, was, is) in [
-        ("details.claim_id", &filed.claim_id, &corrected.claim_id),
-        ("details.provider_id", &filed.provider_id, &corrected.provider_id),
+        ("details.claim_id", &submitted.claim_id, &corrected.claim_id),
+        (
+            "details.provider_id",
+            &submitted.provider_id,
+            &corrected.provider_id,
+        ),
     ] {
         if was != is {
-            let message = format!("must stay {was:?}: another number is another claim");
+            let message = format!("must remain {was:?}: a different number identifies a different claim");
             found.push(Violation::new("CLAIM_NUMBER_CHANGED", field, message));
         }
     }
 }
 
-fn activity_ids(filed: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
+fn activity_ids(submitted: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
     let missing = |from: &ClaimDetails, in_: &ClaimDetails| -> Vec<String> {
         let ids = from.activities.iter().map(|activity| &activity.id);
         ids.filter(|id| !in_.activities.iter().any(|activity| activity.id == **id))
             .cloned()
             .collect()
     };
-    let (gone, new) = (missing(filed, corrected), missing(corrected, filed));
-    if !gone.is_empty() || !new.is_empty() {
+    let (removed, added) = (missing(submitted, corrected), missing(corrected, submitted));
+    if !removed.is_empty() || !added.is_empty() {
         let message = format!(
-            "the activities must stay; gone: {}; new: {}",
-            list(&gone),
-            list(&new)
+            "the activity ids must not change; missing: {}; new: {}",
+            list(&removed),
+            list(&added)
         );
         found.push(Violation::new(
             "ACTIVITY_IDS_CHANGED",
@@ -88,16 +92,16 @@ fn list(ids: &[String]) -> String {
     }
 }
 
-/// The order's split and its ledger entries stand on these amounts.
-fn nets(filed: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
-    const MESSAGE: &str = "must stay what it was: the order was charged by it";
+/// The amounts must not change, because the order's split and its ledger entries depend on them.
+fn nets(submitted: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
+    const MESSAGE: &str = "must not change, because the order was charged with this amount";
     let changed = |was: Option<&Money>, is: Option<&Money>| {
         was.map(|was| (was.units, was.nanos)) != is.map(|is| (is.units, is.nanos))
     };
-    if changed(filed.net.as_ref(), corrected.net.as_ref()) {
+    if changed(submitted.net.as_ref(), corrected.net.as_ref()) {
         found.push(Violation::new("NET_CHANGED", "details.net", MESSAGE));
     }
-    let was: HashMap<&str, Option<&Money>> = filed
+    let was: HashMap<&str, Option<&Money>> = submitted
         .activities
         .iter()
         .map(|activity| (activity.id.as_str(), activity.net.as_ref()))

@@ -42,8 +42,8 @@ fn diagnosis(kind: DiagnosisType, code: &str) -> Diagnosis {
     }
 }
 
-/// Breaks no rule.
-fn good() -> ClaimDetails {
+/// Details that break no rule.
+fn valid() -> ClaimDetails {
     ClaimDetails {
         claim_id: "CLM-1".to_owned(),
         payer_id: "INS".to_owned(),
@@ -71,11 +71,11 @@ fn good() -> ClaimDetails {
     }
 }
 
-/// What a good claim breaks once it is changed, as (rule, field).
+/// The rules that valid details break after `change`, as (rule, field).
 fn broken(change: impl FnOnce(&mut ClaimDetails)) -> Vec<(&'static str, String)> {
-    let mut details = good();
+    let mut details = valid();
     change(&mut details);
-    submission(&details)
+    check_submission(&details)
         .into_iter()
         .map(|violation| (violation.rule, violation.field))
         .collect()
@@ -90,7 +90,7 @@ fn encounter(details: &mut ClaimDetails) -> &mut Encounter {
 }
 
 #[test]
-fn a_good_claim_breaks_no_rule() {
+fn a_valid_claim_breaks_no_rule() {
     assert_eq!(broken(|_| {}), []);
 }
 
@@ -146,7 +146,7 @@ fn exactly_one_diagnosis_is_principal() {
 }
 
 #[test]
-fn a_diagnosis_stands_once_but_may_also_be_what_the_patient_was_admitted_for() {
+fn a_diagnosis_is_unique_except_for_the_admitting_one() {
     let again = |kind| move |d: &mut ClaimDetails| d.diagnoses.push(diagnosis(kind, "M54.5"));
     assert_eq!(
         broken(again(DiagnosisType::Secondary)),
@@ -256,7 +256,7 @@ fn the_emirates_id_has_its_check_digit() {
 }
 
 #[test]
-fn all_violations_are_told_together() {
+fn all_violations_are_reported_together() {
     let found = broken(|d| {
         d.gross = aed(1);
         d.diagnoses.clear();
@@ -275,7 +275,7 @@ fn all_violations_are_told_together() {
     );
 }
 
-fn why(kind: ResubmissionType) -> Resubmission {
+fn reason(kind: ResubmissionType) -> Resubmission {
     Resubmission {
         r#type: kind.into(),
         comment: "again".to_owned(),
@@ -283,15 +283,15 @@ fn why(kind: ResubmissionType) -> Resubmission {
     }
 }
 
-/// What filing a good claim again breaks once it is changed, as (rule, field).
-fn broken_again(change: impl FnOnce(&mut ClaimDetails)) -> Vec<(&'static str, String)> {
-    let (details, mut corrected) = (good(), good());
+/// The rules that resubmitting valid details breaks after `change`, as (rule, field).
+fn broken_by_resubmission(change: impl FnOnce(&mut ClaimDetails)) -> Vec<(&'static str, String)> {
+    let (details, mut corrected) = (valid(), valid());
     change(&mut corrected);
-    let filed = Filed {
+    let submitted = SubmittedClaim {
         details: &details,
         remitted: true,
     };
-    resubmission(filed, &why(ResubmissionType::Correction), Some(&corrected))
+    check_resubmission(submitted, &reason(ResubmissionType::Correction), Some(&corrected))
         .into_iter()
         .map(|violation| (violation.rule, violation.field))
         .collect()
@@ -299,8 +299,8 @@ fn broken_again(change: impl FnOnce(&mut ClaimDetails)) -> Vec<(&'static str, St
 
 #[test]
 fn correction_and_complaint_need_an_earlier_remittance() {
-    let details = good();
-    let filed = Filed {
+    let details = valid();
+    let submitted = SubmittedClaim {
         details: &details,
         remitted: false,
     };
@@ -310,7 +310,7 @@ fn correction_and_complaint_need_an_earlier_remittance() {
         (ResubmissionType::Legacy, 0),
         (ResubmissionType::Reconciliation, 0),
     ] {
-        let found = resubmission(filed, &why(kind), None);
+        let found = check_resubmission(submitted, &reason(kind), None);
         assert_eq!(found.len(), expected, "{kind:?}");
         assert!(
             found
@@ -318,12 +318,12 @@ fn correction_and_complaint_need_an_earlier_remittance() {
                 .all(|violation| violation.rule == "NO_EARLIER_REMITTANCE")
         );
     }
-    let remitted = Filed {
+    let remitted = SubmittedClaim {
         remitted: true,
-        ..filed
+        ..submitted
     };
     assert_eq!(
-        resubmission(remitted, &why(ResubmissionType::Correction), None),
+        check_resubmission(remitted, &reason(ResubmissionType::Correction), None),
         []
     );
 }
@@ -331,20 +331,29 @@ fn correction_and_complaint_need_an_earlier_remittance() {
 #[test]
 fn a_resubmission_keeps_its_activity_ids() {
     let rule = one("ACTIVITY_IDS_CHANGED", "details.activities");
-    assert_eq!(broken_again(|d| d.activities.truncate(1)), rule);
-    assert_eq!(broken_again(|d| d.activities.push(activity("A3", 0))), rule);
-    assert_eq!(broken_again(|d| d.activities[1].id = "A9".to_owned()), rule);
-    assert_eq!(broken_again(|d| d.activities[1].code = "OTHER".to_owned()), []);
-    assert_eq!(broken_again(|d| d.activities.reverse()), []);
+    assert_eq!(broken_by_resubmission(|d| d.activities.truncate(1)), rule);
+    assert_eq!(
+        broken_by_resubmission(|d| d.activities.push(activity("A3", 0))),
+        rule
+    );
+    assert_eq!(
+        broken_by_resubmission(|d| d.activities[1].id = "A9".to_owned()),
+        rule
+    );
+    assert_eq!(
+        broken_by_resubmission(|d| d.activities[1].code = "OTHER".to_owned()),
+        []
+    );
+    assert_eq!(broken_by_resubmission(|d| d.activities.reverse()), []);
 }
 
 #[test]
 fn a_resubmission_keeps_its_number_and_its_amounts() {
     assert_eq!(
-        broken_again(|d| d.provider_id = "OTHER".to_owned()),
+        broken_by_resubmission(|d| d.provider_id = "OTHER".to_owned()),
         one("CLAIM_NUMBER_CHANGED", "details.provider_id")
     );
-    let found = broken_again(|d| {
+    let found = broken_by_resubmission(|d| {
         d.net = aed(401);
         d.activities[1].net = aed(151);
     });

@@ -1,4 +1,4 @@
-//! Drafts of claims: what is written of them, and what can be in their way.
+//! Inserts drafts of claims and finds what they conflict with.
 
 use std::collections::HashSet;
 
@@ -9,28 +9,28 @@ use uuid::Uuid;
 
 use super::Record;
 
-/// A draft that is to be written.
+/// A draft to be inserted.
 #[derive(Clone, Copy, Debug)]
 pub struct Draft<'a> {
-    /// Whose it is.
+    /// Its facility.
     pub facility: &'a Facility,
     /// The claim.
     pub record: &'a Record,
 }
 
-/// Why a draft cannot be written.
+/// Why a draft cannot be inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Obstacle {
-    /// The order's claim was withdrawn before it arrived.
+pub enum Conflict {
+    /// The order's claim was withdrawn before it was prepared.
     OrderWithdrawn,
-    /// The order has a claim.
+    /// The order has a claim already.
     OrderBilled,
     /// Another claim has the number.
     NumberTaken,
 }
 
-/// Waits for every other transaction that prepares or withdraws these orders' claims, until this one ends. The locks are
-/// taken in one order.
+/// Locks these orders until the transaction ends, against other transactions that prepare or withdraw their
+/// claims. The locks are acquired in a fixed order, so that transactions do not deadlock.
 pub async fn lock_orders(conn: &mut PgConnection, order_ids: &[Uuid]) -> Result<(), sqlx::Error> {
     let lock = |id: &Uuid| {
         let (high, low) = id.as_u64_pair();
@@ -47,8 +47,11 @@ pub async fn lock_orders(conn: &mut PgConnection, order_ids: &[Uuid]) -> Result<
     Ok(())
 }
 
-/// Remembers why the claims of these orders were withdrawn before they arrived.
-pub async fn bury(conn: &mut PgConnection, orders: &[(&Facility, Uuid, &str)]) -> Result<(), sqlx::Error> {
+/// Inserts tombstones: the claims of these orders were withdrawn before they were prepared, with the reasons.
+pub async fn insert_tombstones(
+    conn: &mut PgConnection,
+    orders: &[(&Facility, Uuid, &str)],
+) -> Result<(), sqlx::Error> {
     let facilities: Vec<_> = orders.iter().map(|(facility, ..)| facility.as_str()).collect();
     let ids: Vec<_> = orders.iter().map(|(_, id, _)| *id).collect();
     let reasons: Vec<_> = orders.iter().map(|(.., reason)| *reason).collect();
@@ -66,15 +69,15 @@ pub async fn bury(conn: &mut PgConnection, orders: &[(&Facility, Uuid, &str)]) -
     Ok(())
 }
 
-/// Writes validated drafts; the orders are locked. Answers the claims that were written: [`obstacles`] says what was in the
-/// way of the others.
+/// Inserts validated drafts; the caller has locked the orders. Returns the ids of the claims that were inserted;
+/// [`list_conflicts`] returns why the others were not.
 pub async fn insert(conn: &mut PgConnection, drafts: &[Draft<'_>]) -> Result<HashSet<Uuid>, sqlx::Error> {
     fn column<'a, T>(drafts: &[Draft<'a>], value: impl Fn(&'a Record) -> T) -> Vec<T> {
         drafts.iter().map(|draft| value(draft.record)).collect()
     }
     let facilities: Vec<_> = drafts.iter().map(|draft| draft.facility.as_str()).collect();
-    // In one order, so that two transactions with numbers in common wait for each other one way only.
-    let written = sqlx::query_scalar!(
+    // In a fixed order, so that two transactions with common numbers do not deadlock.
+    let inserted = sqlx::query_scalar!(
         "insert into claims.claim (id, facility, order_id, provider_id, claim_id, payer_id, state, details, id_payer,
              version, created_at, updated_at)
          select id, facility, order_id, provider_id, claim_id, payer_id, state, details, id_payer, version, created_at,
@@ -100,14 +103,14 @@ pub async fn insert(conn: &mut PgConnection, drafts: &[Draft<'_>]) -> Result<Has
         &column(drafts, |claim| claim.version),
         &column(drafts, |claim| claim.created_at),
     );
-    Ok(written.fetch_all(conn).await?.into_iter().collect())
+    Ok(inserted.fetch_all(conn).await?.into_iter().collect())
 }
 
-/// What is in the way of these drafts, in their order.
-pub async fn obstacles(
+/// The conflict of each draft with stored data, in the order of the drafts.
+pub async fn list_conflicts(
     conn: &mut PgConnection,
     drafts: &[Draft<'_>],
-) -> Result<Vec<Option<Obstacle>>, sqlx::Error> {
+) -> Result<Vec<Option<Conflict>>, sqlx::Error> {
     let facilities: Vec<_> = drafts.iter().map(|draft| draft.facility.as_str()).collect();
     let orders: Vec<_> = drafts.iter().map(|draft| draft.record.order_id).collect();
     let details = || drafts.iter().map(|draft| &draft.record.details);
@@ -133,16 +136,16 @@ pub async fn obstacles(
     )
     .fetch_all(conn)
     .await?;
-    let obstacle = |row: &Row| {
+    let conflict = |row: &Row| {
         [
-            (row.is_withdrawn, Obstacle::OrderWithdrawn),
-            (row.is_billed, Obstacle::OrderBilled),
-            (row.is_taken, Obstacle::NumberTaken),
+            (row.is_withdrawn, Conflict::OrderWithdrawn),
+            (row.is_billed, Conflict::OrderBilled),
+            (row.is_taken, Conflict::NumberTaken),
         ]
         .into_iter()
-        .find_map(|(is_there, obstacle)| is_there.then_some(obstacle))
+        .find_map(|(exists, conflict)| exists.then_some(conflict))
     };
-    Ok(rows.iter().map(obstacle).collect())
+    Ok(rows.iter().map(conflict).collect())
 }
 
 struct Row {

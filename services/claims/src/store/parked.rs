@@ -1,4 +1,4 @@
-//! Remittance lines that are not booked: they wait for their claim, or for somebody's decision.
+//! Parked remittance lines: they are not booked yet and wait for their claim or for the decision of a person.
 
 use chassis::Facility;
 use sqlx::PgConnection;
@@ -10,13 +10,13 @@ use super::remittances::{Advice, Columns, NewLine};
 /// A line that is not booked.
 #[derive(Clone, Debug)]
 pub struct ParkedLine {
-    /// Names it.
+    /// Its id.
     pub id: i64,
     /// The file.
     pub file: Uuid,
-    /// The claim's place in it.
+    /// The claim's index in the file, from 0.
     pub ordinal: i32,
-    /// Its place in the claim.
+    /// The line's index in the claim, from 0.
     pub line: i32,
     /// The provider's licence.
     pub provider_id: String,
@@ -24,50 +24,51 @@ pub struct ParkedLine {
     pub claim_id: String,
     /// The payer's number of the claim.
     pub id_payer: String,
-    /// Who sent it; empty for lines of before this was kept.
+    /// The sender of the file; empty for lines that were stored before senders were.
     pub sender_id: String,
     /// Why it is not booked.
     pub reason: String,
     /// The activity.
     pub activity_id: String,
-    /// Minor units.
+    /// The payment in minor units; negative for a takeback.
     pub payment: i64,
-    /// Empty: none.
+    /// The denial code; empty for none.
     pub denial_code: String,
     /// The payer's payment reference.
     pub payment_reference: String,
     /// When it was settled.
     pub settled_at: OffsetDateTime,
-    /// The name of its file.
+    /// The name of the file.
     pub file_name: String,
-    /// Since when it waits.
+    /// When it was parked.
     pub parked_at: OffsetDateTime,
 }
 
-/// The number by which a parked line finds its claim.
+/// The number of a claim, by which remittance lines refer to it.
 #[derive(Clone, Copy, Debug)]
-pub struct Number<'a> {
+pub struct ClaimNumber<'a> {
     /// The provider's licence.
     pub provider_id: &'a str,
     /// The facility's number.
     pub claim_id: &'a str,
 }
 
-/// What the parked lines are narrowed to.
+/// Conditions on the parked lines of a list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only those that wait for this reason.
+    /// Only lines that are parked for this reason.
     pub reason: Option<&'static str>,
-    /// Only those of this claim.
+    /// Only lines of this claim.
     pub claim_id: Option<String>,
 }
 
-/// Waits for every other transaction that books, parks or files a claim of one of these numbers, until this one ends. Between
-/// the look for a claim and the parking of its lines it cannot be filed. The locks are taken in one order, and before the
-/// claims' rows.
+/// Locks these claim numbers until the transaction ends, against other transactions that book or park lines of
+/// these claims or record their submission. A claim therefore cannot be submitted between the look-up of the claim
+/// and the parking of its lines. The locks are acquired in a fixed order and before the claims' rows, so that
+/// transactions do not deadlock.
 pub async fn lock_numbers(
     conn: &mut PgConnection,
-    numbers: &[(&Facility, Number<'_>)],
+    numbers: &[(&Facility, ClaimNumber<'_>)],
 ) -> Result<(), sqlx::Error> {
     let facilities: Vec<_> = numbers.iter().map(|(facility, _)| facility.as_str()).collect();
     let providers: Vec<_> = numbers.iter().map(|(_, number)| number.provider_id).collect();
@@ -89,16 +90,16 @@ pub async fn lock_numbers(
     Ok(())
 }
 
-/// Parks lines of one claim in one file, all for the same reason.
-pub async fn park(
+/// Parks lines of one claim of one file, all for the same reason.
+pub async fn insert(
     conn: &mut PgConnection,
     facility: &str,
-    number: Number<'_>,
+    number: ClaimNumber<'_>,
     id_payer: &str,
     advice: Advice<'_>,
     (reason, lines): (&str, &[NewLine]),
 ) -> Result<(), sqlx::Error> {
-    let columns = Columns::of(lines);
+    let columns = Columns::new(lines);
     sqlx::query!(
         "with line as (
              select * from unnest($11::int[], $12::text[], $13::bigint[], $14::text[]) with ordinality
@@ -133,11 +134,11 @@ pub async fn park(
     Ok(())
 }
 
-/// The lines of this number that are not booked and not discarded, oldest first.
-pub async fn of_number(
+/// The lines of this claim number that are neither booked nor discarded, oldest first.
+pub async fn list_by_number(
     conn: &mut PgConnection,
     facility: &str,
-    number: Number<'_>,
+    number: ClaimNumber<'_>,
 ) -> Result<Vec<ParkedLine>, sqlx::Error> {
     sqlx::query_as!(
         ParkedLine,
@@ -158,7 +159,7 @@ pub async fn of_number(
     .await
 }
 
-/// A line that is not booked and not discarded.
+/// The line with this id, if it is neither booked nor discarded.
 pub async fn find(
     conn: &mut PgConnection,
     facility: &str,
@@ -181,7 +182,7 @@ pub async fn find(
     .await
 }
 
-/// The newest lines before `before` that match, at most `limit`.
+/// The lines that match, newest first, at most `limit`, with ids below `before`.
 pub async fn list(
     conn: &mut PgConnection,
     facility: &str,
@@ -211,9 +212,9 @@ pub async fn list(
     .await
 }
 
-/// Takes lines out of waiting, because they are booked. Answers how many there were.
-pub async fn take(conn: &mut PgConnection, ids: &[i64]) -> Result<u64, sqlx::Error> {
-    let taken = sqlx::query_scalar!(
+/// Deletes parked lines because they are being booked. Returns their number.
+pub async fn delete(conn: &mut PgConnection, ids: &[i64]) -> Result<u64, sqlx::Error> {
+    let deleted = sqlx::query_scalar!(
         r#"with early as (
                delete from claims.parked_line where id = any($1) and discarded_at is null returning 1
            ), held as (
@@ -224,20 +225,20 @@ pub async fn take(conn: &mut PgConnection, ids: &[i64]) -> Result<u64, sqlx::Err
     )
     .fetch_one(conn)
     .await?;
-    Ok(taken.unsigned_abs())
+    Ok(deleted.unsigned_abs())
 }
 
-/// Lets lines that wait for their claim wait for somebody's decision instead, for this reason.
+/// Holds lines that were parked as early for the decision of a person instead, for this reason.
 pub async fn hold(conn: &mut PgConnection, ids: &[i64], reason: &str) -> Result<(), sqlx::Error> {
-    withdraw(conn, ids, reason, None).await?;
+    move_to_held(conn, ids, reason, None).await?;
     Ok(())
 }
 
-/// Ends a line's waiting without booking it. Answers how many there were.
+/// Discards a parked line. Returns the number of lines that were discarded, 0 or 1.
 pub async fn discard(conn: &mut PgConnection, id: i64, reason: &str) -> Result<u64, sqlx::Error> {
-    let withdrawn = withdraw(conn, &[id], "EARLY", Some(reason)).await?;
-    if withdrawn > 0 {
-        return Ok(withdrawn);
+    let moved = move_to_held(conn, &[id], "EARLY", Some(reason)).await?;
+    if moved > 0 {
+        return Ok(moved);
     }
     let discarded = sqlx::query!(
         "update claims.held_line set discarded_at = now(), discard_reason = $2
@@ -250,14 +251,14 @@ pub async fn discard(conn: &mut PgConnection, id: i64, reason: &str) -> Result<u
     Ok(discarded.rows_affected())
 }
 
-/// Moves parked lines to where the version before does not see them.
-async fn withdraw(
+/// Moves early lines to the table of held lines, which the previous version of the service does not read.
+async fn move_to_held(
     conn: &mut PgConnection,
     ids: &[i64],
     reason: &str,
     discarded: Option<&str>,
 ) -> Result<u64, sqlx::Error> {
-    let withdrawn = sqlx::query!(
+    let moved = sqlx::query!(
         "with moved as (
              delete from claims.parked_line where id = any($1) and discarded_at is null returning *
          )
@@ -275,5 +276,5 @@ async fn withdraw(
     )
     .execute(conn)
     .await?;
-    Ok(withdrawn.rows_affected())
+    Ok(moved.rows_affected())
 }

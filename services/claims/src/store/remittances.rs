@@ -1,4 +1,4 @@
-//! Remittance files, what became of their claims, and their lines.
+//! Remittance files, the reports of their claims, and booked lines.
 
 use futures_util::stream::BoxStream;
 use sqlx::PgConnection;
@@ -7,27 +7,27 @@ use uuid::Uuid;
 
 use super::Record;
 
-/// A remittance line to be written, booked or parked.
+/// A remittance line to be booked or parked.
 #[derive(Clone, Debug)]
 pub struct NewLine {
-    /// Its place in the claim, from 0.
+    /// The line's index in the claim, from 0.
     pub line: i32,
     /// The activity.
     pub activity_id: String,
-    /// Minor units; negative for a takeback.
+    /// The payment in minor units; negative for a takeback.
     pub payment: i64,
-    /// Empty: none.
+    /// The denial code; empty for none.
     pub denial_code: String,
 }
 
-/// What the lines of one claim in one file have in common.
+/// What the lines of one claim of one file have in common.
 #[derive(Clone, Copy, Debug)]
 pub struct Advice<'a> {
     /// The file.
     pub file: Uuid,
-    /// The claim's place in it, from 0.
+    /// The claim's index in the file, from 0.
     pub ordinal: i32,
-    /// Who sent it.
+    /// The sender of the file.
     pub sender_id: &'a str,
     /// The payer's payment reference.
     pub payment_reference: &'a str,
@@ -42,50 +42,50 @@ pub struct BookedLine {
     pub claim: Uuid,
     /// The activity.
     pub activity_id: String,
-    /// Minor units.
+    /// The payment in minor units; negative for a takeback.
     pub payment: i64,
-    /// Empty: none.
+    /// The denial code; empty for none.
     pub denial_code: String,
     /// The payer's payment reference.
     pub payment_reference: String,
     /// When it was settled.
     pub settled_at: OffsetDateTime,
-    /// Who sent it; empty for lines of before this was kept.
+    /// The sender of the file; empty for lines that were stored before senders were.
     pub sender_id: String,
-    /// Its file.
+    /// The file.
     pub file: Uuid,
-    /// The claim's place in the file.
+    /// The claim's index in the file, from 0.
     pub ordinal: i32,
-    /// The name of its file.
+    /// The name of the file.
     pub file_name: String,
 }
 
-/// Where a file stands.
+/// A remittance file as it is stored.
 #[derive(Clone, Debug)]
 pub struct FileRow {
-    /// The file.
+    /// Its id.
     pub id: Uuid,
-    /// Its first name.
+    /// Its name in the first import.
     pub file_name: String,
-    /// The encoded report of the first import, once it has ended.
+    /// The encoded report of the first import; `None` until that has finished.
     pub report: Option<Vec<u8>>,
-    /// Counts its events.
+    /// The number of its events.
     pub version: i64,
 }
 
-/// What is known of a file that comes in.
+/// A remittance file that is imported.
 #[derive(Clone, Copy, Debug)]
 pub struct NewFile<'a> {
-    /// Whose it is.
+    /// Its facility.
     pub facility: &'a str,
-    /// SHA-256.
+    /// The SHA-256 of its content.
     pub digest: &'a [u8; 32],
     /// Its name.
     pub file_name: &'a str,
 }
 
-/// The lines booked on these claims, oldest first.
-pub async fn lines(conn: &mut PgConnection, claims: &[Uuid]) -> Result<Vec<BookedLine>, sqlx::Error> {
+/// The lines that are booked on these claims, oldest first.
+pub async fn list_lines(conn: &mut PgConnection, claims: &[Uuid]) -> Result<Vec<BookedLine>, sqlx::Error> {
     sqlx::query_as!(
         BookedLine,
         "select l.claim, l.activity_id, l.payment, l.denial_code, l.payment_reference, l.settled_at, l.sender_id,
@@ -98,15 +98,15 @@ pub async fn lines(conn: &mut PgConnection, claims: &[Uuid]) -> Result<Vec<Booke
     .await
 }
 
-/// Books lines on a claim.
-pub async fn book(
+/// Inserts booked lines of a claim.
+pub async fn insert_lines(
     conn: &mut PgConnection,
     facility: &str,
     claim: Uuid,
     advice: Advice<'_>,
     lines: &[NewLine],
 ) -> Result<(), sqlx::Error> {
-    let columns = Columns::of(lines);
+    let columns = Columns::new(lines);
     sqlx::query!(
         "insert into claims.remittance_line (facility, claim, file, ordinal, payment_reference, settled_at, sender_id,
              currency, line, activity_id, payment, denial_code)
@@ -131,8 +131,8 @@ pub async fn book(
     Ok(())
 }
 
-/// Counts a claim's change by a remittance, and keeps the payer's number and who sends the claim's remittances.
-pub async fn touch(conn: &mut PgConnection, record: &Record) -> Result<(), sqlx::Error> {
+/// Stores a claim's new version, its payer's number and the sender of its remittances after lines were booked.
+pub async fn update_claim(conn: &mut PgConnection, record: &Record) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update claims.claim set id_payer = $2, remitter_id = $3, version = $4, updated_at = now() where id = $1",
         record.id,
@@ -145,7 +145,7 @@ pub async fn touch(conn: &mut PgConnection, record: &Record) -> Result<(), sqlx:
     Ok(())
 }
 
-/// Whether this file was refused as a whole before.
+/// Whether an earlier import refused this file as a whole.
 pub async fn is_failed(
     conn: &mut PgConnection,
     facility: &str,
@@ -161,9 +161,9 @@ pub async fn is_failed(
     .await
 }
 
-/// Finds or makes the row of a file and locks it until the transaction ends.
-pub async fn open_file(conn: &mut PgConnection, new: NewFile<'_>) -> Result<FileRow, sqlx::Error> {
-    // The update changes nothing: it is what locks a row that is there already.
+/// Finds or inserts the row of a file and locks it until the transaction ends.
+pub async fn find_or_insert_file(conn: &mut PgConnection, new: NewFile<'_>) -> Result<FileRow, sqlx::Error> {
+    // The update changes nothing. It locks an existing row.
     sqlx::query_as!(
         FileRow,
         "insert into claims.remittance_file as file (id, facility, digest, file_name, state)
@@ -179,8 +179,8 @@ pub async fn open_file(conn: &mut PgConnection, new: NewFile<'_>) -> Result<File
     .await
 }
 
-/// Counts an event of the file; a file that has not been ingested is failed.
-pub async fn touch_file(conn: &mut PgConnection, id: Uuid, version: i64) -> Result<(), sqlx::Error> {
+/// Stores the new version of a file that has an event. A file without a report is marked as failed.
+pub async fn update_file_version(conn: &mut PgConnection, id: Uuid, version: i64) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update claims.remittance_file
          set version = $2, state = case when report is null then 'failed' else state end, updated_at = now()
@@ -193,8 +193,8 @@ pub async fn touch_file(conn: &mut PgConnection, id: Uuid, version: i64) -> Resu
     Ok(())
 }
 
-/// Keeps the report of a file that was read to its end.
-pub async fn ingested(
+/// Marks a file as ingested and stores its report.
+pub async fn mark_ingested(
     conn: &mut PgConnection,
     id: Uuid,
     version: i64,
@@ -212,15 +212,15 @@ pub async fn ingested(
     Ok(())
 }
 
-/// Keeps what became of one claim of a file; false if that is known already.
-pub async fn keep_claim(
+/// Stores the report of one claim of a file. Returns false if it has one already.
+pub async fn insert_claim_report(
     conn: &mut PgConnection,
     facility: &str,
     file: Uuid,
     ordinal: i32,
     report: &[u8],
 ) -> Result<bool, sqlx::Error> {
-    let kept = sqlx::query!(
+    let inserted = sqlx::query!(
         "insert into claims.remittance_claim (facility, file, ordinal, report) values ($1, $2, $3, $4)
          on conflict do nothing",
         facility,
@@ -230,11 +230,11 @@ pub async fn keep_claim(
     )
     .execute(conn)
     .await?;
-    Ok(kept.rows_affected() == 1)
+    Ok(inserted.rows_affected() == 1)
 }
 
-/// The claims of a file that are done, by their places.
-pub async fn done(conn: &mut PgConnection, file: Uuid) -> Result<Vec<i32>, sqlx::Error> {
+/// The indexes of the claims of a file that have a report.
+pub async fn list_processed_claims(conn: &mut PgConnection, file: Uuid) -> Result<Vec<i32>, sqlx::Error> {
     sqlx::query_scalar!(
         "select ordinal from claims.remittance_claim where file = $1",
         file
@@ -243,8 +243,12 @@ pub async fn done(conn: &mut PgConnection, file: Uuid) -> Result<Vec<i32>, sqlx:
     .await
 }
 
-/// What became of the claims of a file, in its order, one after the other: all of them may be too much to hold.
-pub fn claim_reports(conn: &mut PgConnection, file: Uuid) -> BoxStream<'_, Result<Vec<u8>, sqlx::Error>> {
+/// Streams the reports of a file's claims in the order of the file, because all of them together may not fit into
+/// memory.
+pub fn stream_claim_reports(
+    conn: &mut PgConnection,
+    file: Uuid,
+) -> BoxStream<'_, Result<Vec<u8>, sqlx::Error>> {
     sqlx::query_scalar!(
         "select report from claims.remittance_claim where file = $1 order by ordinal",
         file
@@ -252,7 +256,7 @@ pub fn claim_reports(conn: &mut PgConnection, file: Uuid) -> BoxStream<'_, Resul
     .fetch(conn)
 }
 
-/// Lines turned into columns, as `unnest` takes them.
+/// Lines as columns, for `unnest`.
 pub(super) struct Columns<'a> {
     pub(super) line: Vec<i32>,
     pub(super) activity_id: Vec<&'a str>,
@@ -261,7 +265,7 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn of(lines: &'a [NewLine]) -> Columns<'a> {
+    pub(super) fn new(lines: &'a [NewLine]) -> Columns<'a> {
         Columns {
             line: lines.iter().map(|line| line.line).collect(),
             activity_id: lines.iter().map(|line| line.activity_id.as_str()).collect(),

@@ -1,4 +1,4 @@
-//! The sandbox post office's own memory.
+//! The state of the sandbox post office.
 
 use std::collections::HashMap;
 
@@ -6,38 +6,38 @@ use chassis::Facility;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// A submission that is handed in or asked after.
+/// A call with a submission.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
-    /// Whose it is.
+    /// Its facility.
     pub facility: &'a Facility,
     /// The submission.
     pub submission_id: Uuid,
-    /// From this call on it is filed, once.
-    pub takes_from: i32,
+    /// The number of the call, from 1, that files the submission.
+    pub accepted_from_call: i32,
 }
 
-/// What is known of a submission after a call.
+/// The state of a submission after a call.
 #[derive(Clone, Copy, Debug)]
-pub struct Counted {
+pub struct CallCount {
     /// The submission.
     pub submission_id: Uuid,
-    /// Its calls, with this one.
+    /// The number of calls including this one.
     pub calls: i32,
-    /// Milliseconds since it was first taken.
+    /// Milliseconds since it was filed; 0 if it is not.
     pub filed_ms: i64,
 }
 
-/// Counts calls, each for another submission.
-pub async fn count(
+/// Counts calls. Each must be for a different submission.
+pub async fn count_calls(
     conn: &mut PgConnection,
     calls: &[Call<'_>],
-) -> Result<HashMap<Uuid, Counted>, sqlx::Error> {
+) -> Result<HashMap<Uuid, CallCount>, sqlx::Error> {
     let facilities: Vec<_> = calls.iter().map(|call| call.facility.as_str()).collect();
     let submissions: Vec<_> = calls.iter().map(|call| call.submission_id).collect();
-    let takes_from: Vec<_> = calls.iter().map(|call| call.takes_from).collect();
+    let takes_from: Vec<_> = calls.iter().map(|call| call.accepted_from_call).collect();
     let counted = sqlx::query_as!(
-        Counted,
+        CallCount,
         r#"with call as (
                select * from unnest($1::text[], $2::uuid[], $3::int[]) as call (facility, submission_id, takes_from)
            )

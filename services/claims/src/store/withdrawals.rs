@@ -1,4 +1,4 @@
-//! Taking claims out of the process.
+//! Withdrawal of claims.
 
 use chassis::Facility;
 use sqlx::PgConnection;
@@ -7,8 +7,11 @@ use uuid::Uuid;
 
 use super::{Record, Row};
 
-/// Locks the claims of these orders, in the order of their identifiers.
-pub async fn lock(conn: &mut PgConnection, orders: &[(&Facility, Uuid)]) -> Result<Vec<Record>, sqlx::Error> {
+/// Locks the claims of these orders in the order of their ids.
+pub async fn lock_claims(
+    conn: &mut PgConnection,
+    orders: &[(&Facility, Uuid)],
+) -> Result<Vec<Record>, sqlx::Error> {
     let facilities: Vec<_> = orders.iter().map(|(facility, _)| facility.as_str()).collect();
     let ids: Vec<_> = orders.iter().map(|(_, id)| *id).collect();
     let rows = sqlx::query_as!(
@@ -27,8 +30,8 @@ pub async fn lock(conn: &mut PgConnection, orders: &[(&Facility, Uuid)]) -> Resu
     rows.into_iter().map(Record::try_from).collect()
 }
 
-/// Takes claims out of the process; their rows are locked. A call that hands one of them to the post office at this moment has
-/// lost its lease. A claim that was never handed in keeps its epoch of 0, and its number is free. Answers when this happened.
+/// Withdraws claims; the caller has locked their rows. A call that is submitting one of them loses its lease. A
+/// claim that was never leased keeps its lease epoch of 0, which frees its number. Returns the time of the change.
 pub async fn withdraw(
     conn: &mut PgConnection,
     claims: &[(&Facility, Uuid)],

@@ -3,11 +3,11 @@ use super::*;
 const SUBMISSION: &str = include_str!("../../../../docs/examples/eclaimlink/01_submission.xml");
 const REMITTANCE: &str = include_str!("../../../../docs/examples/eclaimlink/02_remittance_partial.xml");
 
-/// Both kinds: what one reader says of a file, the other says too.
+/// Both kinds of files, for which the reader must report the same faults.
 const BOTH: [(Kind, &str); 2] = [(Kind::Submission, SUBMISSION), (Kind::Remittance, REMITTANCE)];
 
 fn changed(document: &str, from: &str, to: &str) -> String {
-    assert!(document.contains(from), "{from} is there to be replaced");
+    assert!(document.contains(from), "{from} must be in the file");
     document.replacen(from, to, 1)
 }
 
@@ -46,7 +46,7 @@ fn a_file_is_read_with_its_header_and_claims() {
 }
 
 #[test]
-fn a_file_that_is_none_is_refused_by_the_same_rule_in_both_kinds() {
+fn an_invalid_file_is_refused_by_the_same_rule_in_both_kinds() {
     for (kind, document) in BOTH {
         for (from, to, rule, place) in [
             (
@@ -101,7 +101,7 @@ fn a_file_that_is_none_is_refused_by_the_same_rule_in_both_kinds() {
 }
 
 #[test]
-fn the_wrong_kind_of_file_says_which_command_takes_it() {
+fn the_wrong_kind_of_file_is_refused_with_the_command_that_imports_it() {
     for (kind, document, command) in [
         (Kind::Submission, REMITTANCE, "weft remittance import"),
         (Kind::Remittance, SUBMISSION, "weft order import"),
@@ -113,7 +113,7 @@ fn the_wrong_kind_of_file_says_which_command_takes_it() {
 }
 
 #[test]
-fn more_claims_than_are_taken_are_refused_before_the_first() {
+fn a_file_with_too_many_claims_is_refused() {
     let claim = "<Claim><ID>1</ID></Claim>".repeat(500);
     let many = changed(SUBMISSION, "<RecordCount>1<", "<RecordCount>501<");
     let many = changed(
@@ -128,7 +128,7 @@ fn more_claims_than_are_taken_are_refused_before_the_first() {
 }
 
 #[test]
-fn a_file_that_cannot_be_taken_says_whether_it_was_a_test() {
+fn a_refused_file_reports_whether_it_was_a_test() {
     for (kind, document) in BOTH {
         let test = changed(document, "PRODUCTION", "TEST");
         for broken in [
@@ -141,7 +141,7 @@ fn a_file_that_cannot_be_taken_says_whether_it_was_a_test() {
 }
 
 #[test]
-fn an_element_that_comes_twice_refuses_its_claim_and_an_unknown_one_is_named() {
+fn a_repeated_element_refuses_its_claim_and_an_unknown_one_is_reported() {
     for (kind, document) in BOTH {
         let twice = changed(document, "<ID>A1</ID>", "<ID>A1</ID><ID>A9</ID>");
         let claims_read = claims(kind, &twice);
@@ -167,7 +167,7 @@ fn an_element_that_comes_twice_refuses_its_claim_and_an_unknown_one_is_named() {
 }
 
 #[test]
-fn namespaces_and_schema_hints_change_nothing() {
+fn namespaces_and_schema_hints_are_ignored() {
     for (kind, document) in BOTH {
         let root = kind.root();
         let hinted = document
@@ -185,7 +185,7 @@ fn namespaces_and_schema_hints_change_nothing() {
 }
 
 #[test]
-fn a_control_character_refuses_its_claim_by_name() {
+fn a_control_character_refuses_its_claim() {
     for (kind, document) in BOTH {
         for (character, shown) in [("\0", "U+0000"), ("\u{1b}", "U+001B"), ("\u{85}", "U+0085")] {
             let broken = changed(document, "<Code>", &format!("<Code>{character}"));
@@ -201,7 +201,7 @@ fn a_control_character_refuses_its_claim_by_name() {
 }
 
 #[test]
-fn what_a_file_says_is_named_in_short_and_without_control_characters() {
+fn messages_quote_a_file_truncated_and_without_control_characters() {
     let long = "A".repeat(1 << 20);
     let inside = |claim: &str| changed(REMITTANCE, "<Claim>", &format!("{claim}<Claim>"));
     for broken in [
@@ -222,15 +222,15 @@ fn what_a_file_says_is_named_in_short_and_without_control_characters() {
     let odd = inside("<Claim a\u{1b}b='1'><ID>C\u{1b}[31m</ID><X\u{1b}Y/></Claim>");
     let mut file = File::open(odd.as_bytes(), Kind::Remittance).unwrap();
     let claim = file.next_claim().unwrap().unwrap();
-    let said: String = claim
+    let text: String = claim
         .faults
         .iter()
         .chain(&claim.remarks)
         .map(Fault::text)
         .collect();
     assert!(
-        said.contains("Claim.X") && !said.contains(char::is_control),
-        "{said:?}"
+        text.contains("Claim.X") && !text.contains(char::is_control),
+        "{text:?}"
     );
     let id = crate::Fields::new(&claim.element, "Claim").text("ID", 100);
     assert!(id.starts_with('C') && !id.contains(char::is_control), "{id:?}");

@@ -29,7 +29,7 @@ fn children_come_one_by_one_with_references_resolved() {
 }
 
 #[test]
-fn what_is_not_well_formed_is_refused() {
+fn malformed_documents_are_refused() {
     for document in [
         "",
         "text",
@@ -47,20 +47,26 @@ fn what_is_not_well_formed_is_refused() {
 }
 
 #[test]
-fn a_child_beyond_a_bound_is_named_and_the_others_are_read() {
+fn a_child_that_exceeds_a_bound_is_identified_and_the_others_are_read() {
     let id = "<ID>C1</ID>";
     for (inside, rule) in [
         (format!("{}{}", "<a>".repeat(8), "</a>".repeat(8)), "TOO_DEEP"),
-        (format!("<a>{}</a>", "x".repeat(CLAIM_BYTES)), "CLAIM_TOO_LARGE"),
-        ("<a>0123456789</a>".repeat(CLAIM_BYTES / 10), "CLAIM_TOO_LARGE"),
-        ("<a/>".repeat(CLAIM_ELEMENTS), "CLAIM_TOO_LARGE"),
+        (
+            format!("<a>{}</a>", "x".repeat(MAX_CLAIM_BYTES)),
+            "CLAIM_TOO_LARGE",
+        ),
+        (
+            "<a>0123456789</a>".repeat(MAX_CLAIM_BYTES / 10),
+            "CLAIM_TOO_LARGE",
+        ),
+        ("<a/>".repeat(MAX_CLAIM_ELEMENTS), "CLAIM_TOO_LARGE"),
     ] {
         let document = format!("<r><c>{id}{inside}</c><c>{id}</c></r>");
         let read = children(&document).unwrap();
         assert_eq!(read.len(), 2);
-        let beyond = read[0].beyond.as_ref().unwrap();
-        assert_eq!((beyond.rule, beyond.place.as_str()), (rule, "c"));
-        assert!(read[1].beyond.is_none());
+        let fault = read[0].exceeded.as_ref().unwrap();
+        assert_eq!((fault.rule, fault.place.as_str()), (rule, "c"));
+        assert!(read[1].exceeded.is_none());
         assert!(
             read.iter()
                 .all(|child| child.element.child("ID").unwrap().text == "C1")
@@ -70,16 +76,16 @@ fn a_child_beyond_a_bound_is_named_and_the_others_are_read() {
 
 #[test]
 fn text_between_two_tags_is_bounded() {
-    let document = format!("<r><a>{}</a></r>", "x".repeat(TOKEN_BYTES));
+    let document = format!("<r><a>{}</a></r>", "x".repeat(MAX_TOKEN_BYTES));
     let refused = children(&document).unwrap_err().to_string();
     assert!(refused.contains("more than 16 MiB"), "{refused}");
 }
 
 #[test]
 fn a_long_document_of_small_children_is_within_the_bounds() {
-    let count = CLAIM_BYTES / 8;
+    let count = MAX_CLAIM_BYTES / 8;
     let many = format!("<r>{}</r>", "<a>0123456789</a>".repeat(count));
     let read = children(&many).unwrap();
     assert_eq!(read.len(), count);
-    assert!(read.iter().all(|child| child.beyond.is_none()));
+    assert!(read.iter().all(|child| child.exceeded.is_none()));
 }

@@ -15,19 +15,19 @@ fn rules_of(faults: &[super::super::Fault]) -> Vec<&'static str> {
     faults.iter().map(|fault| fault.rule).collect()
 }
 
-/// The rules that the first line of the takeback file breaks once `from` is replaced.
+/// The rules that the first line of the takeback file breaks after `from` is replaced by `to`.
 fn line_rules(from: &str, to: &str) -> Vec<&'static str> {
-    assert!(TAKEBACK.contains(from), "{from} is there to be replaced");
+    assert!(TAKEBACK.contains(from), "{from} must be in the file");
     rules_of(&claims(&TAKEBACK.replace(from, to))[0].lines[0].faults)
 }
 
-/// The rules that the claim of the takeback file breaks once `from` is replaced.
+/// The rules that the claim of the takeback file breaks after `from` is replaced by `to`.
 fn claim_rules(from: &str, to: &str) -> Vec<&'static str> {
-    assert!(TAKEBACK.contains(from), "{from} is there to be replaced");
+    assert!(TAKEBACK.contains(from), "{from} must be in the file");
     rules_of(&claims(&TAKEBACK.replace(from, to))[0].faults)
 }
 
-/// The rule and the field by which the file as a whole is refused once `from` is replaced.
+/// The rules and fields of the faults of the partial remittance as a whole after `from` is replaced by `to`.
 fn file_rules(from: &str, to: &str) -> Vec<(&'static str, String)> {
     let changed = PARTIAL.replacen(from, to, 1);
     let faults = scan(changed.as_bytes()).unwrap_err().faults;
@@ -112,7 +112,7 @@ fn a_payment_is_at_most_the_net_and_a_short_one_has_a_denial_code() {
 }
 
 #[test]
-fn the_claims_denial_code_stands_for_its_activities() {
+fn the_denial_code_of_a_claim_applies_to_its_activities() {
     let document = PARTIAL
         .replace(
             "<PaymentReference>",
@@ -151,7 +151,7 @@ fn the_payers_number_is_unique_in_the_file() {
     let claims = claims(&twice);
     assert!(claims[0].faults.is_empty());
     assert_eq!(rules_of(&claims[1].faults), ["DUPLICATE_ID_PAYER"]);
-    // Two claims, and the header says one: the known fault of an earlier system.
+    // The file has two claims but the header says one, a known fault of an earlier system.
     let fault = scan(twice.as_bytes()).unwrap_err().faults;
     assert_eq!(
         (fault[0].rule, fault[0].field.as_str()),
@@ -186,13 +186,13 @@ fn fields_are_typed_and_required() {
 }
 
 #[test]
-fn without_a_provider_the_claim_is_the_receivers() {
+fn a_claim_without_a_provider_belongs_to_the_receiver() {
     let document = TAKEBACK.replace("<ProviderID>TEST-FAC-1</ProviderID>", "");
     assert_eq!(claims(&document)[0].provider_id, "TEST-FAC-1");
 }
 
 #[test]
-fn a_file_that_is_none_is_refused_whole() {
+fn an_invalid_file_is_refused_as_a_whole() {
     assert_eq!(
         file_rules("<RecordCount>1<", "<RecordCount>2<")[0].0,
         "RECORD_COUNT_MISMATCH"
@@ -252,7 +252,7 @@ fn a_denial_needs_no_payment_reference_and_a_payment_does() {
 }
 
 #[test]
-fn amounts_are_read_in_the_schemas_forms_and_never_rounded() {
+fn amounts_are_read_in_the_formats_of_the_schema_and_never_rounded() {
     for (amount, payment) in [
         ("1.5E2", Some(15_000)),
         ("150.0000", Some(15_000)),

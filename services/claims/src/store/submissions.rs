@@ -1,4 +1,4 @@
-//! Handing claims to the post office: leases, outcomes, and what is due.
+//! Submission to the post office: leases, outcomes and the claims that are due.
 
 use std::collections::HashMap;
 
@@ -12,49 +12,49 @@ use uuid::Uuid;
 use super::{Record, Row};
 use crate::claim::State;
 
-/// What a claim is leased for.
+/// The purpose of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// It is handed in for the first time.
+    /// The first submission.
     Submit,
-    /// It is handed in again, or asked after.
+    /// A repeated submission, or a query of the verdict.
     FollowUp,
 }
 
 impl Purpose {
-    /// Whether a claim in `state` can be leased for this.
+    /// Whether a claim in `state` can be leased for this purpose.
     pub fn allows(self, state: State) -> bool {
         match self {
             Purpose::Submit => state == State::Validated,
-            Purpose::FollowUp => state.awaits_answer(),
+            Purpose::FollowUp => state.is_undecided(),
         }
     }
 }
 
-/// A claim that is to be leased.
+/// A claim to be leased.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
-    /// Whose it is.
+pub struct LeaseRequest<'a> {
+    /// Its facility.
     pub facility: &'a Facility,
     /// The claim.
     pub id: Uuid,
-    /// What for.
+    /// The purpose of the lease.
     pub purpose: Purpose,
 }
 
-/// Locks these claims in the order of their identifiers, and leases for `lease_ms` those that nobody holds and whose state
-/// allows it. Answers the claims that there are, with the epochs of their new leases, and whether each was leased;
-/// `filing` tells whether somebody else holds it.
-pub async fn lease(
+/// Locks these claims in the order of their ids and leases for `lease_ms` milliseconds those that are not leased
+/// and whose state allows it. Returns the claims that exist, with their new lease epochs, and whether each was
+/// leased; `is_submitting` is true if another call holds the lease.
+pub async fn acquire_leases(
     conn: &mut PgConnection,
-    wanted: &[Wanted<'_>],
+    requests: &[LeaseRequest<'_>],
     lease_ms: i64,
 ) -> Result<HashMap<Uuid, (Record, bool)>, sqlx::Error> {
-    let facilities: Vec<_> = wanted.iter().map(|claim| claim.facility.as_str()).collect();
-    let ids: Vec<_> = wanted.iter().map(|claim| claim.id).collect();
-    let submits: Vec<_> = wanted
+    let facilities: Vec<_> = requests.iter().map(|request| request.facility.as_str()).collect();
+    let ids: Vec<_> = requests.iter().map(|request| request.id).collect();
+    let submits: Vec<_> = requests
         .iter()
-        .map(|claim| claim.purpose == Purpose::Submit)
+        .map(|request| request.purpose == Purpose::Submit)
         .collect();
     let rows = sqlx::query_as!(
         Row,
@@ -82,21 +82,24 @@ pub async fn lease(
     )
     .fetch_all(conn)
     .await?;
-    let purposes: HashMap<Uuid, Purpose> = wanted.iter().map(|claim| (claim.id, claim.purpose)).collect();
+    let purposes: HashMap<Uuid, Purpose> = requests
+        .iter()
+        .map(|request| (request.id, request.purpose))
+        .collect();
     let mut found = HashMap::new();
     for row in rows {
         let record = Record::try_from(row)?;
         let allowed = purposes
             .get(&record.id)
             .is_some_and(|purpose| purpose.allows(record.state));
-        let is_leased = allowed && !record.filing;
+        let is_leased = allowed && !record.is_submitting;
         found.insert(record.id, (record, is_leased));
     }
     Ok(found)
 }
 
-/// Takes back leases of this transaction, as if there had been none.
-pub async fn undo_leases(conn: &mut PgConnection, claims: &[(&Facility, Uuid)]) -> Result<(), sqlx::Error> {
+/// Reverts leases that were acquired in this transaction.
+pub async fn revert_leases(conn: &mut PgConnection, claims: &[(&Facility, Uuid)]) -> Result<(), sqlx::Error> {
     let facilities: Vec<_> = claims.iter().map(|(facility, _)| facility.as_str()).collect();
     let ids: Vec<_> = claims.iter().map(|(_, id)| *id).collect();
     sqlx::query!(
@@ -111,83 +114,90 @@ pub async fn undo_leases(conn: &mut PgConnection, claims: &[(&Facility, Uuid)]) 
     Ok(())
 }
 
-/// A lease as it was taken.
+/// Identifies one lease of a claim.
 #[derive(Clone, Copy, Debug)]
-pub struct Held<'a> {
-    /// Whose claim it is.
+pub struct LeaseKey<'a> {
+    /// The claim's facility.
     pub facility: &'a Facility,
     /// The claim.
     pub id: Uuid,
-    /// The lease's epoch.
+    /// The claim's lease epoch.
     pub epoch: i64,
 }
 
-/// How long a claim waits before the post office is asked again: `first_ms`, and twice as long after each try.
+/// The delay before the next call about an undecided claim: `first_ms`, doubled after each attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
-    /// Milliseconds before the second try.
+    /// The first delay, in milliseconds.
     pub first_ms: i64,
-    /// At most so many milliseconds.
-    pub longest_ms: i64,
+    /// The largest delay, in milliseconds.
+    pub max_ms: i64,
 }
 
-/// How a lease ends.
+/// A lease to be released.
 #[derive(Clone, Copy, Debug)]
-pub struct Ending<'a> {
+pub struct LeaseRelease<'a> {
     /// The lease.
-    pub lease: Held<'a>,
-    /// What the post office has answered; `None`: the claim stays as it is.
-    pub filed: Option<Filed<'a>>,
+    pub lease: LeaseKey<'a>,
+    /// The claim's transition; `None` if the post office did not answer, which leaves the state unchanged.
+    pub transition: Option<Transition<'a>>,
 }
 
-/// Where a claim stands after the post office has answered.
+/// The transition of a claim by the post office's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Filed<'a> {
+pub struct Transition<'a> {
     /// The state in which the claim was leased.
     pub before: State,
     /// Its new state.
     pub state: State,
-    /// Why it was rejected; empty otherwise.
+    /// The reason of a rejection; empty otherwise.
     pub rejection: &'a str,
-    /// By how much its version is counted up.
+    /// The increment of its version.
     pub changes: i64,
 }
 
-/// A claim whose lease has ended.
+/// A claim after the release of its lease.
 #[derive(Clone, Debug)]
-pub struct Ended {
+pub struct ReleasedClaim {
     /// The claim.
     pub id: Uuid,
     /// Its version.
     pub version: i64,
-    /// The payer's number; a remittance may have named it since the claim was leased.
+    /// The payer's number of the claim. A remittance may have set it since the claim was leased.
     pub id_payer: String,
-    /// Who sends its remittances.
+    /// The sender of its remittances.
     pub remitter_id: String,
-    /// When the post office first took it.
+    /// When the post office first received it.
     pub submitted_at: Option<OffsetDateTime>,
-    /// When it last changed.
+    /// When it was last changed.
     pub updated_at: OffsetDateTime,
-    /// Whether remittance lines wait for it.
+    /// Whether remittance lines are parked for it as early.
     pub has_early_lines: bool,
 }
 
-/// Ends leases that are still held, and answers their claims. The numbers of those that were filed are locked. A claim that
-/// waits for the post office is due again after `backoff`: after its first time once it is filed and not decided; without an
-/// answer after a time that doubles with each try, spread by a tenth so that claims of one outage do not come back together.
-pub async fn end(
+/// Releases leases that are still held and returns their claims. The caller has locked the numbers of claims with
+/// a transition. A claim that waits for the post office is due again after `backoff`: after the first delay if it
+/// was received and is not decided; without an answer after a delay that doubles with each attempt, with a jitter
+/// of a tenth so that claims of one outage are not retried together.
+pub async fn release_leases(
     conn: &mut PgConnection,
-    endings: &[Ending<'_>],
+    releases: &[LeaseRelease<'_>],
     backoff: Backoff,
-) -> Result<HashMap<Uuid, Ended>, sqlx::Error> {
-    fn column<'a, T>(endings: &'a [Ending<'_>], value: impl Fn(Held<'a>) -> T) -> Vec<T> {
-        endings.iter().map(|ending| value(ending.lease)).collect()
+) -> Result<HashMap<Uuid, ReleasedClaim>, sqlx::Error> {
+    fn column<'a, T>(releases: &'a [LeaseRelease<'_>], value: impl Fn(LeaseKey<'a>) -> T) -> Vec<T> {
+        releases.iter().map(|release| value(release.lease)).collect()
     }
-    fn filed<'a, T>(endings: &'a [Ending<'_>], value: impl Fn(Filed<'a>) -> T) -> Vec<Option<T>> {
-        endings.iter().map(|ending| ending.filed.map(&value)).collect()
+    fn transition<'a, T>(
+        releases: &'a [LeaseRelease<'_>],
+        value: impl Fn(Transition<'a>) -> T,
+    ) -> Vec<Option<T>> {
+        releases
+            .iter()
+            .map(|release| release.transition.map(&value))
+            .collect()
     }
-    let ended = sqlx::query_as!(
-        Ended,
+    let released = sqlx::query_as!(
+        ReleasedClaim,
         r#"with held as (
                select c.facility, c.id, o.new_state, o.new_rejection, o.changes
                from unnest($1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bigint[])
@@ -214,42 +224,42 @@ pub async fn end(
                exists (select from claims.parked_line p
                        where p.facility = c.facility and p.provider_id = c.provider_id and p.claim_id = c.claim_id
                            and p.reason = 'EARLY' and p.discarded_at is null) as "has_early_lines!""#,
-        &column(endings, |lease| lease.facility.as_str()) as &[&str],
-        &column(endings, |lease| lease.id),
-        &column(endings, |lease| lease.epoch),
-        &filed(endings, |filed| filed.before.as_str()) as &[Option<&str>],
-        &filed(endings, |filed| filed.state.as_str()) as &[Option<&str>],
-        &filed(endings, |filed| filed.rejection) as &[Option<&str>],
-        &filed(endings, |filed| filed.changes) as &[Option<i64>],
+        &column(releases, |lease| lease.facility.as_str()) as &[&str],
+        &column(releases, |lease| lease.id),
+        &column(releases, |lease| lease.epoch),
+        &transition(releases, |transition| transition.before.as_str()) as &[Option<&str>],
+        &transition(releases, |transition| transition.state.as_str()) as &[Option<&str>],
+        &transition(releases, |transition| transition.rejection) as &[Option<&str>],
+        &transition(releases, |transition| transition.changes) as &[Option<i64>],
         backoff.first_ms as f64,
-        backoff.longest_ms as f64,
+        backoff.max_ms as f64,
     )
     .fetch_all(conn)
     .await?;
-    Ok(ended.into_iter().map(|one| (one.id, one)).collect())
+    Ok(released.into_iter().map(|one| (one.id, one)).collect())
 }
 
-/// What opens a claim's next cycle.
+/// The next cycle of a claim.
 #[derive(Clone, Copy, Debug)]
-pub struct Reopening<'a> {
+pub struct NewCycle<'a> {
     /// The claim.
     pub id: Uuid,
-    /// Its next cycle.
+    /// The number of the new cycle.
     pub cycle: i32,
-    /// Its new version.
+    /// The new version of the claim.
     pub version: i64,
-    /// What is claimed now.
+    /// The content to be submitted.
     pub details: &'a ClaimDetails,
-    /// Why.
-    pub why: &'a Resubmission,
+    /// The reason of the resubmission.
+    pub resubmission: &'a Resubmission,
 }
 
-/// Opens the next cycle: the claim is on its way to the post office again, and due for the background worker should
-/// whoever does this be cut short.
-pub async fn reopen(
+/// Starts the next cycle. The claim is due for the background worker at once, in case the current call is
+/// interrupted.
+pub async fn start_cycle(
     conn: &mut PgConnection,
     facility: &Facility,
-    next: Reopening<'_>,
+    next: NewCycle<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "with claim as (
@@ -266,45 +276,46 @@ pub async fn reopen(
         next.version,
         next.details.encode_to_vec(),
         next.details.payer_id,
-        next.why.r#type,
-        next.why.comment,
-        next.why.attachment,
+        next.resubmission.r#type,
+        next.resubmission.comment,
+        next.resubmission.attachment,
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// A claim that is to be filed or asked after.
+/// A claim to be submitted or queried by the background worker.
 #[derive(Clone, Debug)]
-pub struct Due {
-    /// Whose it is.
+pub struct DueClaim {
+    /// Its facility.
     pub facility: Facility,
     /// The claim.
     pub id: Uuid,
-    /// Its payer.
+    /// The payer.
     pub payer_id: String,
 }
 
-/// Claims of all facilities that are to be filed or asked after, the longest due first, without those of `busy_payers`.
-pub async fn due(
+/// The claims of all facilities that are due, longest due first, at most `limit`, except those of
+/// `excluded_payers`.
+pub async fn list_due(
     conn: &mut PgConnection,
-    at_most: i32,
-    busy_payers: &[String],
-) -> Result<Vec<Due>, sqlx::Error> {
+    limit: i32,
+    excluded_payers: &[String],
+) -> Result<Vec<DueClaim>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"select facility as "facility!", id as "id!", payer_id as "payer_id!"
            from claims.due_filings($1, $2)"#,
-        at_most,
-        busy_payers,
+        limit,
+        excluded_payers,
     )
     .fetch_all(conn)
     .await?;
-    // One row that cannot be read keeps no other from its turn.
+    // A row that cannot be decoded is skipped, so that it does not block the others.
     Ok(rows
         .into_iter()
         .filter_map(|row| match Facility::new(&row.facility) {
-            Ok(facility) => Some(Due {
+            Ok(facility) => Some(DueClaim {
                 facility,
                 id: row.id,
                 payer_id: row.payer_id,
@@ -317,14 +328,14 @@ pub async fn due(
         .collect())
 }
 
-/// Lets a claim whose follow-up fails for good wait for `pause_ms`, so that others have their turn. Ends the lease of
-/// `epoch`, under which it failed; a claim that somebody else holds is left alone.
-pub async fn set_aside(
+/// Postpones a claim after a permanent failure by `delay_ms`, so that it does not starve others. Releases the
+/// lease with `epoch`, under which it failed; a claim that another call has leased is not changed.
+pub async fn postpone(
     conn: &mut PgConnection,
     facility: &Facility,
     id: Uuid,
     epoch: Option<i64>,
-    pause_ms: i64,
+    delay_ms: i64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update claims.claim set next_filing_at = now() + $4 * interval '1 millisecond', filing_until = null
@@ -333,7 +344,7 @@ pub async fn set_aside(
         facility.as_str(),
         id,
         epoch,
-        pause_ms as f64,
+        delay_ms as f64,
     )
     .execute(conn)
     .await?;

@@ -1,4 +1,4 @@
-//! Stored claims as the contract shows them.
+//! Maps stored claims and parked lines to protobuf messages.
 
 use std::collections::HashMap;
 
@@ -9,25 +9,26 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    balance::{Asked, Balance, Line, Status},
+    balance::{self, Balance, Line, Status},
     claim::State,
-    matching::Hold,
+    grpc::decode::{claimed_activities, minor},
+    matching::HoldReason,
     store::{self, Record, parked::ParkedLine, remittances::BookedLine},
 };
 
-/// Whether resubmissions are shown with their documents, which may be large.
+/// Whether resubmissions include their attachments, which may be large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachments {
-    /// As they were sent, oldest first, as many as belong in an answer.
-    Shown,
-    /// Empty.
-    LeftOut,
+    /// Oldest first, up to 512 KiB per claim.
+    Included,
+    /// All attachments are empty.
+    Omitted,
 }
 
-/// The attachments of one claim in an answer. With the claim itself they stay far below 4 MiB.
+/// The largest total size of one claim's attachments in a response. With the claim they stay far below 4 MiB.
 const MAX_ATTACHMENT_BYTES: i64 = 512 * 1024;
 
-/// Shows claims with all that belongs to them, in the same order.
+/// Loads the lines and resubmissions of these claims and encodes the claims in the same order.
 pub async fn claims(
     conn: &mut PgConnection,
     records: Vec<Record>,
@@ -35,7 +36,7 @@ pub async fn claims(
 ) -> Result<Vec<wire::Claim>, sqlx::Error> {
     let ids: Vec<Uuid> = records.iter().map(|record| record.id).collect();
     let mut lines: HashMap<Uuid, Vec<BookedLine>> = HashMap::new();
-    for line in store::remittances::lines(conn, &ids).await? {
+    for line in store::remittances::list_lines(conn, &ids).await? {
         lines.entry(line.claim).or_default().push(line);
     }
     let resubmitted: Vec<Uuid> = records
@@ -47,22 +48,22 @@ pub async fn claims(
     let mut left_out: HashMap<Uuid, Vec<i32>> = HashMap::new();
     if !resubmitted.is_empty() {
         let max_bytes = match attachments {
-            Attachments::Shown => MAX_ATTACHMENT_BYTES,
-            Attachments::LeftOut => 0,
+            Attachments::Included => MAX_ATTACHMENT_BYTES,
+            Attachments::Omitted => 0,
         };
-        for again in store::resubmissions(conn, &resubmitted, max_bytes).await? {
-            if again.is_left_out {
-                left_out.entry(again.claim).or_default().push(again.cycle);
+        for stored in store::list_resubmissions(conn, &resubmitted, max_bytes).await? {
+            if stored.is_left_out {
+                left_out.entry(stored.claim).or_default().push(stored.cycle);
             }
-            let shown = wire::Resubmission {
-                r#type: again.kind,
-                comment: again.comment,
-                attachment: again.attachment,
+            let resubmission = wire::Resubmission {
+                r#type: stored.kind,
+                comment: stored.comment,
+                attachment: stored.attachment,
             };
-            resubmissions.entry(again.claim).or_default().push(shown);
+            resubmissions.entry(stored.claim).or_default().push(resubmission);
         }
     }
-    let show = |record: Record| {
+    let encode = |record: Record| {
         let id = record.id;
         let lines = lines.remove(&id).unwrap_or_default();
         wire::Claim {
@@ -71,19 +72,19 @@ pub async fn claims(
             ..claim(record, lines)
         }
     };
-    Ok(records.into_iter().map(show).collect())
+    Ok(records.into_iter().map(encode).collect())
 }
 
-/// Shows one claim with all that belongs to it.
-pub async fn whole(conn: &mut PgConnection, record: Record) -> Result<wire::Claim, sqlx::Error> {
-    let mut shown = claims(conn, vec![record], Attachments::Shown).await?;
-    shown.pop().ok_or(sqlx::Error::RowNotFound)
+/// Encodes one claim with its lines and resubmissions.
+pub async fn full_claim(conn: &mut PgConnection, record: Record) -> Result<wire::Claim, sqlx::Error> {
+    let mut encoded = claims(conn, vec![record], Attachments::Included).await?;
+    encoded.pop().ok_or(sqlx::Error::RowNotFound)
 }
 
-/// Shows a claim that was never resubmitted, with these lines.
+/// Encodes a claim that was never resubmitted, with these lines.
 pub fn claim(record: Record, lines: Vec<BookedLine>) -> wire::Claim {
-    let asked = asked(&record.details);
-    let balance = Balance::of(&asked, &lines.iter().map(Line::from).collect::<Vec<_>>());
+    let claimed = claimed_activities(&record.details);
+    let balance = Balance::new(&claimed, &lines.iter().map(Line::from).collect::<Vec<_>>());
     let net = minor(record.details.net.as_ref());
     wire::Claim {
         id: record.id.to_string(),
@@ -111,18 +112,9 @@ pub fn claim(record: Record, lines: Vec<BookedLine>) -> wire::Claim {
     }
 }
 
-/// What the claim asks for, activity by activity.
-pub fn asked(details: &wire::ClaimDetails) -> Vec<Asked> {
-    let asked = |activity: &wire::Activity| Asked {
-        activity_id: activity.id.clone(),
-        net: minor(activity.net.as_ref()),
-    };
-    details.activities.iter().map(asked).collect()
-}
-
-/// The balances of the activities.
+/// Encodes the balances of the activities.
 pub fn activities(balance: &Balance) -> Vec<wire::ActivityBalance> {
-    let show = |activity: &crate::balance::Activity| wire::ActivityBalance {
+    let encode = |activity: &balance::Activity| wire::ActivityBalance {
         activity_id: activity.activity_id.clone(),
         net: Some(aed(activity.net)),
         paid: Some(aed(activity.paid)),
@@ -132,15 +124,15 @@ pub fn activities(balance: &Balance) -> Vec<wire::ActivityBalance> {
         denial_code: activity.denial_code.clone(),
         financial_status: status(activity.status).into(),
     };
-    balance.activities.iter().map(show).collect()
+    balance.activities.iter().map(encode).collect()
 }
 
-/// Fils on the wire.
+/// Encodes an amount in fils.
 pub fn aed(minor: i64) -> proto::google::r#type::Money {
     Money::new(minor, Currency::AED).into()
 }
 
-/// The contract's name of a state.
+/// Encodes a state.
 pub fn state(state: State) -> wire::ClaimState {
     match state {
         State::Draft => wire::ClaimState::Draft,
@@ -153,21 +145,7 @@ pub fn state(state: State) -> wire::ClaimState {
     }
 }
 
-/// The state that the contract's name stands for; none for the unspecified one.
-pub fn state_of(state: wire::ClaimState) -> Option<State> {
-    match state {
-        wire::ClaimState::Unspecified => None,
-        wire::ClaimState::Draft => Some(State::Draft),
-        wire::ClaimState::Validated => Some(State::Validated),
-        wire::ClaimState::Submitted => Some(State::Submitted),
-        wire::ClaimState::Accepted => Some(State::Accepted),
-        wire::ClaimState::Rejected => Some(State::Rejected),
-        wire::ClaimState::Resubmitted => Some(State::Resubmitted),
-        wire::ClaimState::Withdrawn => Some(State::Withdrawn),
-    }
-}
-
-/// The contract's name of a financial status.
+/// Encodes a financial status.
 pub fn status(status: Status) -> wire::FinancialStatus {
     match status {
         Status::Pending => wire::FinancialStatus::Pending,
@@ -190,13 +168,15 @@ fn line(line: BookedLine) -> wire::RemittanceLine {
     }
 }
 
-/// A line that is not booked.
+/// Encodes a parked line.
 pub fn parked_line(parked: ParkedLine) -> wire::ParkedLine {
-    let reason = Hold::ALL.into_iter().find(|hold| hold.as_str() == parked.reason);
+    let reason = HoldReason::ALL
+        .into_iter()
+        .find(|reason| reason.as_str() == parked.reason);
     wire::ParkedLine {
         id: parked.id,
         reason: reason
-            .map_or(wire::ParkedReason::Unspecified, Hold::on_wire)
+            .map_or(wire::ParkedReason::Unspecified, HoldReason::encode)
             .into(),
         provider_id: parked.provider_id,
         claim_id: parked.claim_id,
@@ -214,26 +194,8 @@ pub fn parked_line(parked: ParkedLine) -> wire::ParkedLine {
     }
 }
 
-impl From<&BookedLine> for Line {
-    fn from(line: &BookedLine) -> Line {
-        Line {
-            activity_id: line.activity_id.clone(),
-            payment: line.payment,
-            denial_code: line.denial_code.clone(),
-            settled_at: line.settled_at,
-        }
-    }
-}
-
-/// The rules let no claim in whose amounts are not whole fils.
-fn minor(money: Option<&proto::google::r#type::Money>) -> i64 {
-    money
-        .and_then(|money| Money::try_from(money).ok())
-        .map_or(0, Money::minor)
-}
-
 fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
-    // Nanoseconds of a second are below 10^9, which an i32 holds.
+    // The nanoseconds of a second are below 10^9, so they fit into an i32.
     prost_types::Timestamp {
         seconds: at.unix_timestamp(),
         nanos: at.nanosecond().cast_signed(),
