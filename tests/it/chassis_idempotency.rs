@@ -48,7 +48,8 @@ async fn once(fixture: &Fixture, reference: &str) -> Result<(Vec<u8>, bool), Err
         KeyState::Completed(answer) => Ok((answer, false)),
         KeyState::InProgress { .. } => {
             tx.rollback().await?;
-            let answer = idempotency::wait_for_response(&fixture.database, &facility, &key, AGES, soon()).await?;
+            let answer =
+                idempotency::wait_for_response(&fixture.database, &facility, &key, AGES, soon()).await?;
             Ok((answer.expect("the first one answers in time"), false))
         }
         KeyState::New => {
@@ -123,7 +124,9 @@ async fn a_claim_that_rolls_back_leaves_the_key_free_and_one_that_commits_keeps_
 
     let mut tx = fixture.database.begin(&facility).await.unwrap();
     assert_eq!(
-        idempotency::acquire(&mut tx, &facility, &key, first).await.unwrap(),
+        idempotency::acquire(&mut tx, &facility, &key, first)
+            .await
+            .unwrap(),
         KeyState::New
     );
     tx.rollback().await.unwrap();

@@ -52,9 +52,9 @@ impl App {
     ) -> Result<Response<M>, Error> {
         events::append(&mut tx, events).await?;
         let own = message.encode_to_vec();
-        let stored = idempotency::answer(&mut tx, request.facility, request.key, &message).await?;
+        let stored = idempotency::store_response(&mut tx, request.facility, request.key, &message).await?;
         tx.commit().await?;
-        idempotency::announce(&self.database, request.facility, request.key);
+        idempotency::notify_waiters(&self.database, request.facility, request.key);
         self.outbox.wake();
         // Another execution of the same request may have stored its response first.
         Ok(if stored == own {

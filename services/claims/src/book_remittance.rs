@@ -43,7 +43,7 @@ fn permanent_fault(error: &Error) -> Option<Fault> {
             Some(Fault::new("CLAIM_TOO_LARGE", message))
         }
         Error::Database(error) | Error::Events(events::Error::Database(error))
-            if DatabaseFault::of(error) == DatabaseFault::Refused =>
+            if DatabaseFault::classify(error) == DatabaseFault::Refused =>
         {
             tracing::error!(error.message = %error, "the database refuses a claim of a remittance");
             Some(Fault::new(

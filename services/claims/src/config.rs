@@ -74,7 +74,7 @@ impl Default for Settings {
             address_file: None,
             grpc: chassis::server::Settings::on_port(7103),
             probe: chassis::health::Settings::on_port(7203),
-            database: chassis::postgres::Settings::of("claims"),
+            database: chassis::postgres::Settings::for_service("claims"),
             auth: chassis::auth::Settings::default(),
             idempotency: chassis::idempotency::Settings::default(),
             audit: chassis::audit::Settings::default(),

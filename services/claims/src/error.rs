@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chassis::{batch::Refused, postgres::Fault};
+use chassis::{batch::SubmitError, postgres::Fault};
 use tonic::{Code, Status};
 
 use crate::{claim::WrongState, rules::Violation};
@@ -77,7 +77,7 @@ impl Error {
             Error::Database(error)
             | Error::Events(events::Error::Database(error))
             | Error::Idempotency(chassis::idempotency::Error::Database(error)) => {
-                chassis::postgres::Fault::of(error).is_passing()
+                chassis::postgres::Fault::classify(error).is_transient()
             }
             _ => false,
         }
@@ -90,9 +90,9 @@ impl From<Status> for Error {
     }
 }
 
-impl From<Refused<Error>> for Error {
-    fn from(refused: Refused<Error>) -> Error {
-        refused.into_failure().unwrap_or_else(Error::from)
+impl From<SubmitError<Error>> for Error {
+    fn from(refused: SubmitError<Error>) -> Error {
+        refused.into_error().unwrap_or_else(Error::from)
     }
 }
 
@@ -103,7 +103,7 @@ impl Error {
             Error::Database(error)
             | Error::Events(events::Error::Database(error))
             | Error::Idempotency(chassis::idempotency::Error::Database(error)) => {
-                Fault::of(error) == Fault::Outage
+                Fault::classify(error) == Fault::Outage
             }
             _ => false,
         }
@@ -113,7 +113,7 @@ impl Error {
     pub fn is_contention(&self) -> bool {
         match self {
             Error::Database(error) | Error::Events(events::Error::Database(error)) => {
-                matches!(Fault::of(error), Fault::Contention | Fault::StalePlan)
+                matches!(Fault::classify(error), Fault::Contention | Fault::StalePlan)
             }
             _ => false,
         }
@@ -133,7 +133,7 @@ fn upload_status(error: &std::io::Error) -> Status {
         StorageFull | QuotaExceeded | FileTooLarge => {
             tracing::error!(error.message = %error, "the spool folder is full");
             let text = "there is no space to store the file; try again later";
-            status::exhausted("SPOOL_FULL", text, SPOOL_FULL_RETRY)
+            status::resource_exhausted("SPOOL_FULL", text, SPOOL_FULL_RETRY)
         }
         ReadOnlyFilesystem | PermissionDenied | NotFound => {
             tracing::error!(error.message = %error, "the spool folder cannot be written to");

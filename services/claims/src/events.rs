@@ -9,7 +9,7 @@ use uuid::Uuid;
 /// change.
 pub fn to_event<M: Name>(facility: &Facility, aggregate_id: Uuid, version: i64, message: &M) -> Event {
     let facility = facility.as_str().to_owned();
-    Event::of(
+    Event::new(
         message,
         Meta {
             facility,

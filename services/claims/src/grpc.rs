@@ -42,7 +42,7 @@ impl ClaimService for Grpc {
         &self,
         request: Request<PrepareClaimRequest>,
     ) -> Result<Response<PrepareClaimResponse>, Status> {
-        let caller = Identity::of(&request)?;
+        let caller = Identity::from_request(&request)?;
         respond(prepare_claim::execute(&self.app, &caller.facility, request.into_inner()).await)
     }
 
@@ -55,7 +55,7 @@ impl ClaimService for Grpc {
             let service = service.clone();
             async move { service.prepare_claim(one).await }
         };
-        let outcomes = bulk::carry_out(request.map(|call| call.requests), handle).await;
+        let outcomes = bulk::execute(request.map(|call| call.requests), handle).await;
         let results = bulk::results(outcomes, |outcome, replayed| PrepareClaimsResult {
             result: Some(outcome.map_or_else(PrepareClaimResult::Error, PrepareClaimResult::Response)),
             replayed,
@@ -67,7 +67,7 @@ impl ClaimService for Grpc {
         &self,
         request: Request<SubmitClaimRequest>,
     ) -> Result<Response<SubmitClaimResponse>, Status> {
-        let caller = Identity::of(&request)?;
+        let caller = Identity::from_request(&request)?;
         respond(submit_claim::execute(&self.app, &caller.facility, request.into_inner()).await)
     }
 
@@ -80,7 +80,7 @@ impl ClaimService for Grpc {
             let service = service.clone();
             async move { service.submit_claim(one).await }
         };
-        let outcomes = bulk::carry_out(request.map(|call| call.requests), handle).await;
+        let outcomes = bulk::execute(request.map(|call| call.requests), handle).await;
         let results = bulk::results(outcomes, |outcome, replayed| SubmitClaimsResult {
             result: Some(outcome.map_or_else(SubmitClaimResult::Error, SubmitClaimResult::Response)),
             replayed,
@@ -92,7 +92,7 @@ impl ClaimService for Grpc {
         &self,
         request: Request<ResubmitClaimRequest>,
     ) -> Result<Response<ResubmitClaimResponse>, Status> {
-        let caller = Identity::of(&request)?;
+        let caller = Identity::from_request(&request)?;
         respond(resubmit_claim::execute(&self.app, &caller.facility, request.into_inner()).await)
     }
 
@@ -100,7 +100,7 @@ impl ClaimService for Grpc {
         &self,
         request: Request<WithdrawClaimRequest>,
     ) -> Result<Response<WithdrawClaimResponse>, Status> {
-        let caller = Identity::of(&request)?;
+        let caller = Identity::from_request(&request)?;
         respond(withdraw_claim::execute(&self.app, &caller.facility, request.into_inner()).await)
     }
 
@@ -108,7 +108,7 @@ impl ClaimService for Grpc {
         &self,
         request: Request<GetClaimRequest>,
     ) -> Result<Response<GetClaimResponse>, Status> {
-        let caller = Identity::of(&request)?;
+        let caller = Identity::from_request(&request)?;
         let found = get_claim::execute(&self.app, &caller.facility, request.into_inner()).await?;
         Ok(Response::new(found))
     }
@@ -117,7 +117,7 @@ impl ClaimService for Grpc {
         &self,
         request: Request<GetClaimAttachmentRequest>,
     ) -> Result<Response<GetClaimAttachmentResponse>, Status> {
-        let caller = Identity::of(&request)?;
+        let caller = Identity::from_request(&request)?;
         let found = get_claim_attachment::execute(&self.app, &caller.facility, request.into_inner()).await?;
         Ok(Response::new(found))
     }
@@ -126,7 +126,7 @@ impl ClaimService for Grpc {
         &self,
         request: Request<ListClaimsRequest>,
     ) -> Result<Response<ListClaimsResponse>, Status> {
-        let caller = Identity::of(&request)?;
+        let caller = Identity::from_request(&request)?;
         let page =
             list_claims::execute(&self.app, &self.pages, &caller.facility, request.into_inner()).await?;
         Ok(Response::new(page))
@@ -136,7 +136,7 @@ impl ClaimService for Grpc {
         &self,
         request: Request<ListParkedLinesRequest>,
     ) -> Result<Response<ListParkedLinesResponse>, Status> {
-        let caller = Identity::of(&request)?;
+        let caller = Identity::from_request(&request)?;
         let page = list_parked_lines::execute(&self.app, &self.pages, &caller.facility, request.into_inner())
             .await?;
         Ok(Response::new(page))
@@ -146,7 +146,7 @@ impl ClaimService for Grpc {
         &self,
         request: Request<ResolveParkedLineRequest>,
     ) -> Result<Response<ResolveParkedLineResponse>, Status> {
-        let caller = Identity::of(&request)?;
+        let caller = Identity::from_request(&request)?;
         respond(resolve_parked_line::execute(&self.app, &caller.facility, request.into_inner()).await)
     }
 
@@ -154,7 +154,7 @@ impl ClaimService for Grpc {
         &self,
         request: Request<Streaming<ImportRemittanceRequest>>,
     ) -> Result<Response<ImportRemittanceResponse>, Status> {
-        let caller = Identity::of(&request)?;
+        let caller = Identity::from_request(&request)?;
         let (header, file) = receive(&self.app, request.into_inner()).await?;
         respond(import_remittance::execute(&self.app, &caller.facility, header, file).await)
     }

@@ -60,7 +60,7 @@ pub async fn execute(
         digest: info.digest_hex.clone(),
         ..RemittanceReport::default()
     };
-    let key = Key::of(METHOD, &header.request_id, &fingerprint)?;
+    let key = Key::new(METHOD, &header.request_id, &fingerprint)?;
     let request = Request { facility, key: &key };
 
     let (uploaded, scanned) = read_blocking(uploaded, |reader| remittance::scan(reader)).await?;
@@ -109,8 +109,8 @@ enum OpenedFile {
 async fn open(app: &App, request: Request<'_>, info: &FileInfo) -> Result<OpenedFile, Error> {
     let mut tx = app.database.begin(request.facility).await?;
     let file = store::remittances::find_or_insert_file(&mut tx, info.to_row(request.facility)).await?;
-    if let idempotency::Claim::Answered(bytes) =
-        idempotency::claim(&mut tx, request.facility, request.key, file.id).await?
+    if let idempotency::KeyState::Completed(bytes) =
+        idempotency::acquire(&mut tx, request.facility, request.key, file.id).await?
     {
         return Ok(OpenedFile::Responded(Box::new(Response::Replayed(bytes))));
     }

@@ -2,7 +2,7 @@
 
 use chassis::{
     Facility, PageTokens,
-    page::{self, Filling, List},
+    page::{self, Builder, List},
 };
 use proto::claims::v1::{ListClaimsRequest, ListClaimsResponse};
 use uuid::Uuid;
@@ -51,7 +51,7 @@ pub async fn execute(
     let mut ids = store::list_ids(&mut tx, facility.as_str(), &filter, after, limit).await?;
     let has_more = ids.len() > size;
     ids.truncate(size);
-    let mut filling = Filling::new(&ids);
+    let mut filling = Builder::new(&ids);
     while let Some(ids) = filling.next_keys() {
         let records = store::list(&mut tx, ids).await?;
         filling.add(encode::claims(&mut tx, records, Attachments::Omitted).await?);

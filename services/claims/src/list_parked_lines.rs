@@ -53,7 +53,7 @@ pub async fn execute(
     lines.truncate(size);
     let ids: Vec<_> = lines.iter().map(|line| line.id).collect();
     let mut lines: Vec<_> = lines.into_iter().map(encode::parked_line).collect();
-    let has_more = page::cut(&mut lines) || has_more;
+    let has_more = page::truncate(&mut lines) || has_more;
     let next_page_token = match ids.get(lines.len().saturating_sub(1)) {
         Some(last) if has_more => pages.encode(&list, last)?,
         _ => String::new(),

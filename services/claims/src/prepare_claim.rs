@@ -6,7 +6,7 @@ use chassis::{
     Facility,
     audit::Origin,
     batch::{Batcher, Command, Limits},
-    idempotency::{self, Key, Request},
+    idempotency::{self, Key, NewKey},
     postgres::Database,
 };
 use events::{Event, Outbox};
@@ -46,7 +46,7 @@ pub async fn execute(
     facility: &Facility,
     message: PrepareClaimRequest,
 ) -> Result<Response<PrepareClaimResponse>, Error> {
-    let key = Key::of(METHOD, &message.request_id, &message)?;
+    let key = Key::new(METHOD, &message.request_id, &message)?;
     let order_id = parse_uuid("order_id", &message.order_id)?;
     let details = message.details.unwrap_or_default();
     let violations = check_details(&details);
@@ -103,12 +103,12 @@ impl Draft {
         }
     }
 
-    fn idempotency_request(&self) -> Request<'_> {
-        Request {
+    fn new_key(&self) -> NewKey<'_> {
+        NewKey {
             facility: &self.facility,
             key: &self.key,
             resource_id: self.record.id,
-            answer: Some(&self.encoded_response),
+            response: Some(&self.encoded_response),
         }
     }
 }
@@ -175,10 +175,10 @@ async fn insert(conn: &mut PgConnection, drafts: &[Arc<Draft>]) -> Result<Vec<Pr
         .into_iter()
         .partition(|draft| inserted.contains(&draft.record.id));
     if !new.is_empty() {
-        let requests: Vec<_> = new.iter().map(|draft| draft.idempotency_request()).collect();
+        let requests: Vec<_> = new.iter().map(|draft| draft.new_key()).collect();
         // A request id was used for another order concurrently, in this or another process. The batcher retries in
         // halves, so that all other drafts are inserted.
-        if idempotency::claim_all(conn, &requests).await?.contains(&false) {
+        if idempotency::acquire_all(conn, &requests).await?.contains(&false) {
             return Err(idempotency::Error::KeyReused.into());
         }
         chassis::audit::record_effects(conn, new.iter().map(|draft| &draft.origin)).await?;
@@ -206,7 +206,7 @@ async fn find_replays(
     let mut results = HashMap::new();
     for (draft, known) in drafts.iter().zip(known) {
         let result = match known {
-            Some(Ok(idempotency::Claim::Answered(bytes))) => Ok(Response::Replayed(bytes)),
+            Some(Ok(idempotency::KeyState::Completed(bytes))) => Ok(Response::Replayed(bytes)),
             Some(Ok(_)) => Err(Error::InProgress),
             Some(Err(error)) => Err(error.into()),
             None => continue,

@@ -32,13 +32,13 @@ pub async fn execute(
     facility: &Facility,
     message: ResolveParkedLineRequest,
 ) -> Result<Response<ResolveParkedLineResponse>, Error> {
-    let key = Key::of(METHOD, &message.request_id, &message)?;
+    let key = Key::new(METHOD, &message.request_id, &message)?;
     let request = Request { facility, key: &key };
     let mut tx = app.database.begin(facility).await?;
-    match idempotency::claim(&mut tx, facility, &key, Uuid::nil()).await? {
-        idempotency::Claim::New => {}
-        idempotency::Claim::Answered(bytes) => return Ok(Response::Replayed(bytes)),
-        idempotency::Claim::Running { .. } => return Err(Error::InProgress),
+    match idempotency::acquire(&mut tx, facility, &key, Uuid::nil()).await? {
+        idempotency::KeyState::New => {}
+        idempotency::KeyState::Completed(bytes) => return Ok(Response::Replayed(bytes)),
+        idempotency::KeyState::InProgress { .. } => return Err(Error::InProgress),
     }
     let missing = || Error::ParkedLineNotFound(message.id);
     let line = store::parked::find(&mut tx, facility.as_str(), message.id)

@@ -31,7 +31,7 @@ pub async fn execute(
     facility: &Facility,
     message: ResubmitClaimRequest,
 ) -> Result<Response<ResubmitClaimResponse>, Error> {
-    let key = Key::of(METHOD, &message.request_id, &message)?;
+    let key = Key::new(METHOD, &message.request_id, &message)?;
     let request = Request { facility, key: &key };
     let id = match start_cycle(app, request, &message).await? {
         CycleStart::Replayed(bytes) => return Ok(Response::Replayed(bytes)),
@@ -75,10 +75,10 @@ async fn start_cycle(
         let id = find_id(&mut tx, request.facility, message).await?;
         // The row is locked first: a call that held it before has stored its response by now.
         let found = store::lock(&mut tx, id).await?;
-        let first = match idempotency::claim(&mut tx, request.facility, request.key, id).await? {
-            idempotency::Claim::Answered(bytes) => return Ok(CycleStart::Replayed(bytes)),
-            idempotency::Claim::New => true,
-            idempotency::Claim::Running { .. } => false,
+        let first = match idempotency::acquire(&mut tx, request.facility, request.key, id).await? {
+            idempotency::KeyState::Completed(bytes) => return Ok(CycleStart::Replayed(bytes)),
+            idempotency::KeyState::New => true,
+            idempotency::KeyState::InProgress { .. } => false,
         };
         let mut record = found.ok_or_else(|| Error::ClaimNotFound(id.to_string()))?;
         if record.is_submitting {

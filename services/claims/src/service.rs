@@ -5,9 +5,9 @@ use std::sync::Arc;
 use chassis::{
     Identity, PageTokens, Process, Server, Service,
     postgres::{Database, Migrations},
-    server::CHECKED_BEFORE,
+    server::NO_DECODING_LIMIT,
 };
-use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
+use events::{Bus, Consumer, DeadLetters, EventOperations, Host, Operator, Task};
 use mesh::policy::Role;
 use proto::claims::v1::claim_service_server::ClaimServiceServer;
 use tonic::{Extensions, Status};
@@ -69,7 +69,7 @@ impl Service for Claims {
             &EndedOrders::SUBJECTS,
             EndedOrders,
         )];
-        bus.take_part(app.database.pool(), consumers, host(&process));
+        bus.start(app.database.pool(), consumers, host(&process));
         process.tasks.spawn(
             "submission worker",
             worker::run(app.clone(), process.shutdown.clone()),
@@ -83,7 +83,7 @@ impl Service for Claims {
             pages: PageTokens::new(&page_key),
         };
         Server::new(&process, &settings.grpc, &settings.auth)
-            .service(ClaimServiceServer::new(grpc).max_decoding_message_size(CHECKED_BEFORE))
+            .service(ClaimServiceServer::new(grpc).max_decoding_message_size(NO_DECODING_LIMIT))
             .service(dead_letters.into_service())
             .service(event_operations.into_service())
             .serve()
@@ -96,7 +96,7 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
     let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
     Host {
         spawn: move |name, task| tasks.spawn(name, async move { Ok(task.await?) }),
-        broker: move |usable| {
+        on_broker_change: move |usable| {
             if usable {
                 nats.up();
             } else {
@@ -109,9 +109,9 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
     }
 }
 
-fn operator(extensions: &Extensions) -> Result<Caller, Status> {
-    let identity = Identity::within(extensions)?;
-    Ok(Caller {
+fn operator(extensions: &Extensions) -> Result<Operator, Status> {
+    let identity = Identity::from_extensions(extensions)?;
+    Ok(Operator {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),
         administrator: identity.roles.has(Role::Admin),

@@ -125,7 +125,7 @@ pub async fn wait_for_response(
     if Instant::now() >= deadline {
         return Err(Error::SubmissionInProgress);
     }
-    Ok(idempotency::wait(
+    Ok(idempotency::wait_for_response(
         &app.database,
         request.facility,
         request.key,

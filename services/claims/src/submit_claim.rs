@@ -27,7 +27,7 @@ pub async fn execute(
     facility: &Facility,
     message: SubmitClaimRequest,
 ) -> Result<Response<SubmitClaimResponse>, Error> {
-    let key = Key::of(METHOD, &message.request_id, &message)?;
+    let key = Key::new(METHOD, &message.request_id, &message)?;
     let request = Request { facility, key: &key };
     let id = parse_uuid("id", &message.id)?;
     let lease = match acquire(app, request, id).await? {

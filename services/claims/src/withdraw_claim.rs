@@ -6,7 +6,7 @@ use chassis::{
     Facility,
     audit::Origin,
     batch::{Batcher, Command, Limits},
-    idempotency::{self, Key, Request},
+    idempotency::{self, Key, NewKey},
     postgres::Database,
 };
 use events::{Event, Outbox};
@@ -44,7 +44,7 @@ pub async fn execute(
     facility: &Facility,
     message: WithdrawClaimRequest,
 ) -> Result<Response<WithdrawClaimResponse>, Error> {
-    let key = Key::of(METHOD, &message.request_id, &message)?;
+    let key = Key::new(METHOD, &message.request_id, &message)?;
     let withdrawal = Withdrawal {
         facility: facility.clone(),
         order_id: parse_uuid("order_id", &message.order_id)?,
@@ -195,7 +195,7 @@ async fn find_replays(
     let known = idempotency::find(conn, &keys).await?;
     let replay = |(one, known): (&Arc<Withdrawal>, Option<Result<_, idempotency::Error>>)| {
         let result = match known? {
-            Ok(idempotency::Claim::Answered(bytes)) => Ok(Response::Replayed(bytes)),
+            Ok(idempotency::KeyState::Completed(bytes)) => Ok(Response::Replayed(bytes)),
             Ok(_) => Err(Error::InProgress),
             Err(error) => Err(error.into()),
         };
@@ -232,16 +232,16 @@ async fn store_responses(
     let requests: Vec<_> = withdrawals
         .iter()
         .zip(&encoded)
-        .map(|(one, encoded)| Request {
+        .map(|(one, encoded)| NewKey {
             facility: &one.facility,
             key: &one.key,
             resource_id: one.order_id,
-            answer: Some(encoded),
+            response: Some(encoded),
         })
         .collect();
     // A request id was used for another order concurrently, in this or another process. The batcher retries in
     // halves, so that all other withdrawals are executed.
-    if idempotency::claim_all(conn, &requests).await?.contains(&false) {
+    if idempotency::acquire_all(conn, &requests).await?.contains(&false) {
         return Err(idempotency::Error::KeyReused.into());
     }
     chassis::audit::record_effects(conn, withdrawals.iter().map(|one| &one.origin)).await?;

@@ -90,7 +90,7 @@ impl Command for CountCalls {
     }
 
     fn is_outage(&self, error: &sqlx::Error) -> bool {
-        Fault::of(error) == Fault::Outage
+        Fault::classify(error) == Fault::Outage
     }
 
     async fn execute(&self, calls: &[Arc<Call>]) -> Result<Vec<CallCount>, sqlx::Error> {

@@ -6,7 +6,7 @@ use chassis::{
     Facility,
     audit::{self, Origin},
     batch::{Batcher, Command, Limits},
-    idempotency::{self, Key, Request},
+    idempotency::{self, Key, NewKey},
     postgres::Database,
 };
 use sqlx::PgConnection;
@@ -62,13 +62,13 @@ impl LeaseRequest {
         }
     }
 
-    fn idempotency_request(&self) -> Option<Request<'_>> {
+    fn new_key(&self) -> Option<NewKey<'_>> {
         let (key, _) = self.submit.as_ref()?;
-        Some(Request {
+        Some(NewKey {
             facility: &self.facility,
             key,
             resource_id: self.id,
-            answer: None,
+            response: None,
         })
     }
 }
@@ -172,7 +172,7 @@ async fn acquire(
 }
 
 /// The state of an idempotency key that was claimed before.
-type KeyState = Result<idempotency::Claim, idempotency::Error>;
+type KeyState = Result<idempotency::KeyState, idempotency::Error>;
 
 /// Claims the idempotency keys of requests that got their lease. Returns the states of the keys that were
 /// claimed before, by claim id.
@@ -181,13 +181,10 @@ async fn claim_keys(
     leased: &[&LeaseRequest],
     others: &[&LeaseRequest],
 ) -> Result<HashMap<Uuid, KeyState>, Error> {
-    let requests: Vec<_> = leased
-        .iter()
-        .filter_map(|request| request.idempotency_request())
-        .collect();
+    let requests: Vec<_> = leased.iter().filter_map(|request| request.new_key()).collect();
     let mut claimed = Vec::new();
     if !requests.is_empty() {
-        claimed = idempotency::claim_all(conn, &requests).await?;
+        claimed = idempotency::acquire_all(conn, &requests).await?;
     }
     let is_new: HashMap<Uuid, bool> = requests
         .iter()
@@ -205,7 +202,7 @@ async fn claim_keys(
         .concat()
         .into_iter()
         .filter(|request| !is_new(request))
-        .filter_map(|request| request.idempotency_request())
+        .filter_map(|request| request.new_key())
         .collect();
     if repeated.is_empty() {
         return Ok(HashMap::new());
@@ -228,7 +225,7 @@ fn acquisition(
     claim: Option<(Record, bool)>,
     key: Option<KeyState>,
 ) -> Result<Acquisition, Error> {
-    if let Some(idempotency::Claim::Answered(bytes)) = key.transpose()? {
+    if let Some(idempotency::KeyState::Completed(bytes)) = key.transpose()? {
         return Ok(Acquisition::Replayed(bytes));
     }
     let (record, is_leased) = claim.ok_or_else(|| Error::ClaimNotFound(request.id.to_string()))?;

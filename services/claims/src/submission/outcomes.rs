@@ -189,7 +189,7 @@ impl Command for RecordOutcomes {
         let mut results = Vec::with_capacity(outcomes.len());
         for outcome in outcomes {
             if let Some(request) = &outcome.request {
-                idempotency::announce(&self.database, outcome.lease.facility(), &request.key);
+                idempotency::notify_waiters(&self.database, outcome.lease.facility(), &request.key);
             }
             results.push(
                 recorded
@@ -329,7 +329,7 @@ async fn store_responses(
             (*facility, &request.key, (request.encode_response)(claim))
         })
         .collect();
-    let stored = idempotency::answer_all(conn, &own).await?;
+    let stored = idempotency::store_responses(conn, &own).await?;
     let mut results = HashMap::new();
     for ((_, id, _), ((.., own), stored)) in requests.iter().zip(own.iter().zip(stored)) {
         let claim = claims.remove(id).unwrap_or_default();

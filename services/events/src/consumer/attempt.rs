@@ -10,7 +10,7 @@ use tracing::{Instrument as _, Span};
 use super::{
     Worker,
     message::Message,
-    store::{self, Mark},
+    store::{self, Mark, Purpose},
 };
 use crate::{HandlerError, failure::Class, handler, trace};
 

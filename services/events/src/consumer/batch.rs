@@ -10,9 +10,9 @@ use tracing::{Instrument as _, Span};
 
 use super::{
     Worker,
-    attempt::{Outcome},
+    attempt::Outcome,
     message::Message,
-    store::{self, Mark},
+    store::{self, Mark, Purpose},
 };
 use crate::{HandlerError, handler};
 

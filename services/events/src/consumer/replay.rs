@@ -8,7 +8,7 @@ use super::{
     attempt::{Effect, Outcome, Start, poison_error},
     dead_letter::ParkedBehind,
     message::Message,
-    store,
+    store::{self, Purpose},
 };
 use crate::{HandlerError, failure::Class, lease::fence, replay_notice};
 

@@ -9,6 +9,7 @@ use tonic::{Response, Status};
 use uuid::Uuid;
 
 use super::{Operator, dead_letters, error::Error, replays, runs};
+use crate::replay_notice;
 
 /// A mutating request, with what identifies it in the audit trail and when it is repeated.
 pub(super) struct Action<'a> {

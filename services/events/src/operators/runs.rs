@@ -1,9 +1,6 @@
 //! Replays of groups: sent in the background, at a limited rate, and in steps in canary mode.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Mutex, PoisonError};
 
 use proto::ops::v1 as ops;
 use sqlx::{PgConnection, PgPool};
@@ -22,7 +19,6 @@ use crate::{
 
 /// Replays a second when the request sets no rate.
 const DEFAULT_RATE: u32 = 10;
-
 
 /// The most dead letters in one run.
 const MAX_ITEMS: i64 = 10_000;
