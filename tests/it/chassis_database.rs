@@ -167,13 +167,13 @@ async fn an_unmigrated_database_is_reported_by_set_and_version() {
         migrate_url: postgres::DatabaseUrl::new(fresh.owner_url()),
         ..postgres::Settings::default()
     };
-    let lacking = postgres::missing(&settings, &[]).await.unwrap();
+    let lacking = postgres::missing_migrations(&settings, &[]).await.unwrap();
     assert_eq!(
         (lacking[0].name, lacking[0].versions.first()),
         ("chassis", Some(&1))
     );
     postgres::migrate(&settings, Vec::new()).await.unwrap();
-    assert_eq!(postgres::missing(&settings, &[]).await.unwrap(), []);
+    assert_eq!(postgres::missing_migrations(&settings, &[]).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,9 +245,12 @@ async fn a_slow_server_is_not_mistaken_for_a_pooler() {
         .connect_options()
         .unwrap();
     let options = options.port(address.port());
-    assert_eq!(postgres::broken(&options).await.unwrap(), Vec::<String>::new());
+    assert_eq!(
+        postgres::unmet_requirements(&options).await.unwrap(),
+        Vec::<String>::new()
+    );
     link.delay(Duration::from_millis(1_050));
-    let slow = postgres::broken(&options).await;
+    let slow = postgres::unmet_requirements(&options).await;
     assert!(matches!(slow, Err(sqlx::Error::PoolTimedOut)), "{slow:?}");
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chassis::{
     Facility,
-    idempotency::{self, Claim, Error, Key},
+    idempotency::{self, Error, Key, KeyState},
 };
 use proto::order::v1::{GetOrderRequest, PlaceOrderRequest, PlaceOrderResponse};
 use tests::eventually;

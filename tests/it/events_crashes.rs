@@ -90,10 +90,10 @@ async fn until_quarantined(fixture: &Fixture, node: &Node, failing: Uuid) -> u32
     while fixture.database.count(&quarantined).await == 0 {
         assert!(deaths < 10, "{}", node.log());
         eventually(SOON, || async {
-            node.join_next() || fixture.database.count(&quarantined).await == 1
+            node.ended() || fixture.database.count(&quarantined).await == 1
         })
         .await;
-        if node.join_next() {
+        if node.ended() {
             deaths += 1;
             node.restart().await;
         }

@@ -78,7 +78,7 @@ async fn a_relay_suspended_past_its_lease_is_fenced_off_and_order_is_kept() {
         .await;
         stopped.resume();
         owned_by(2).await;
-        assert!(!stopped.join_next() && !other.join_next());
+        assert!(!stopped.ended() && !other.ended());
     }
     over.store(true, Ordering::SeqCst);
     flow.await.unwrap();

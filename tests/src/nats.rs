@@ -99,7 +99,7 @@ impl Nats {
     /// Stops it gracefully.
     pub async fn stop(&self) {
         self.lock().signal(Signal::TERM);
-        eventually(Duration::from_secs(10), || async { self.lock().join_next() }).await;
+        eventually(Duration::from_secs(10), || async { self.lock().ended() }).await;
     }
 
     /// Restarts it on the same ports and data, and waits until it accepts connections.
@@ -214,7 +214,7 @@ fn configuration(folder: &Path, listen: &str, monitoring: &str) -> String {
 async fn ports(folder: &Path, process: &mut Process) -> Ports {
     let file = folder.join(format!("nats-server_{}.ports", process.id()));
     let ports = eventually(START, || {
-        let ended = process.join_next();
+        let ended = process.ended();
         assert!(ended.is_none(), "nats-server ended at once\n{}", process.tail());
         let ports = fs::read(&file).map_err(anyhow::Error::from);
         let ports = ports.and_then(|json| Ok(serde_json::from_slice::<Ports>(&json)?));

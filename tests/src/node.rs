@@ -88,7 +88,7 @@ impl Node {
     pub fn ended(&self) -> bool {
         self.process()
             .as_mut()
-            .is_none_or(|process| process.join_next().is_some())
+            .is_none_or(|process| process.ended().is_some())
     }
 
     /// The last lines of its log.

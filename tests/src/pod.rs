@@ -144,7 +144,7 @@ impl Pod {
                 .process
                 .lock()
                 .expect("no test panics in it")
-                .join_next()
+                .ended()
                 .is_some()
             {
                 panic!("{} ended before it was ready\n{}", self.name, self.log());
@@ -168,7 +168,7 @@ impl Pod {
             .expect("no test panics in it")
             .signal(Signal::TERM);
         eventually(DRAINED, || async {
-            self.process.lock().expect("no test panics in it").join_next()
+            self.process.lock().expect("no test panics in it").ended()
         })
         .await
     }

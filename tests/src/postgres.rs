@@ -128,7 +128,7 @@ impl Postgres {
         eventually(STOP, || async {
             self.process()
                 .as_mut()
-                .is_none_or(|process| process.join_next().is_some())
+                .is_none_or(|process| process.ended().is_some())
         })
         .await;
         drop(self.process().take());
@@ -187,10 +187,7 @@ impl Postgres {
     /// After a kill, remaining sessions make the new postmaster exit: it is started again.
     fn spawn_unless_running(&self) {
         let mut process = self.process();
-        if process
-            .as_mut()
-            .is_none_or(|process| process.join_next().is_some())
-        {
+        if process.as_mut().is_none_or(|process| process.ended().is_some()) {
             *process = Some(cluster::spawn(
                 self.folder.path(),
                 self.port,

@@ -76,7 +76,7 @@ impl Process {
 
     /// Sends a signal, unless the process has ended already.
     pub(crate) fn signal(&mut self, signal: Signal) {
-        if self.join_next().is_none() {
+        if self.ended().is_none() {
             let pid = Pid::from_child(&self.child);
             kill_process(pid, signal).expect("a child that was not waited for can be signalled");
         }

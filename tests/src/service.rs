@@ -125,7 +125,7 @@ impl Instance {
         eventually(READY, || async {
             if let Some(process) = self.process().as_mut() {
                 assert!(
-                    process.join_next().is_none(),
+                    process.ended().is_none(),
                     "{} ended before it was ready\n{}",
                     self.name,
                     process.tail()
