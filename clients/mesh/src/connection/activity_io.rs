@@ -57,7 +57,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ActivityIo<T> {
             self.activity.record_read();
             let ActivityIo { frames, activity, .. } = &mut *self;
             frames.read(&buffer.filled()[before..], |event: FrameEvent| {
-                activity.apply(event)
+                activity.apply(event);
             });
             if let Some(sender) = self.first_read.take() {
                 // The receiver is gone if connecting timed out.

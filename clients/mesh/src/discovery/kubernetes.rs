@@ -154,7 +154,7 @@ impl Kubernetes {
             }
             match page.metadata.next {
                 Some(next) if !next.is_empty() => {
-                    query = format!("limit={PAGE_SIZE}&continue={}", percent_encode(&next))
+                    query = format!("limit={PAGE_SIZE}&continue={}", percent_encode(&next));
                 }
                 _ => break page.metadata.resource_version,
             }
