@@ -63,7 +63,7 @@ pub async fn run(app: App, shutdown: CancellationToken) -> anyhow::Result<()> {
                 }
             }
             Err(error) => {
-                tracing::warn!(error.message = %error, "cannot list claims that are due for the post office")
+                tracing::warn!(error.message = %error, "cannot list claims that are due for the post office");
             }
         }
     }

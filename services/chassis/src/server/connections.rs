@@ -300,7 +300,7 @@ impl Connection {
         let aged = async {
             match reason {
                 CloseReason::Age | CloseReason::Idle => {
-                    sleep(seconds(settings.max_connection_age_grace_s)).await
+                    sleep(seconds(settings.max_connection_age_grace_s)).await;
                 }
                 // The drain's own grace period applies.
                 CloseReason::Drain => std::future::pending().await,

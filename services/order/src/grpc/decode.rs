@@ -283,13 +283,13 @@ impl Reader<'_> {
                 let fits = in_all.is_some_and(|sum| sum <= gross) && patient_share >= 0;
                 // If the two together are too much, the one that is too much alone is reported.
                 if patient_share > gross {
-                    violations.add("patient_share", "must not be more than the sum of the lines")
+                    violations.add("patient_share", "must not be more than the sum of the lines");
                 } else {
                     violations.require(
                         fits,
                         "claim.net",
                         "must not be more than the gross less the patient share",
-                    )
+                    );
                 }
                 violations.require(
                     claim_gross == gross,

@@ -120,9 +120,9 @@ impl Saga {
         let by = by.clone();
         self.record(Progress::ForceCompleted { action, by });
         if self.backward {
-            self.finish(State::Compensated, Progress::Compensated)
+            self.finish(State::Compensated, Progress::Compensated);
         } else {
-            self.finish(State::Completed, Progress::Completed)
+            self.finish(State::Completed, Progress::Completed);
         }
     }
 
