@@ -32,13 +32,13 @@ impl Fixture {
 
     pub(crate) async fn with(options: Options) -> Fixture {
         let stack = Stack::with(options.only(&[Service::Claims])).await;
-        let claims = of(&stack, "al-noor");
+        let claims = connect(&stack, "al-noor");
         Fixture { stack, claims }
     }
 
     /// A client of another facility.
     pub(crate) fn elsewhere(&self) -> ClaimServiceClient<Client> {
-        of(&self.stack, "al-qamar")
+        connect(&self.stack, "al-qamar")
     }
 
     /// A claim that the post office has accepted for processing.
@@ -72,7 +72,7 @@ impl Fixture {
     }
 }
 
-fn of(stack: &Stack, facility: &str) -> ClaimServiceClient<Client> {
+fn connect(stack: &Stack, facility: &str) -> ClaimServiceClient<Client> {
     let token = stack.token(facility, &["clerk", "biller", "viewer"]);
     ClaimServiceClient::new(stack.connect(Service::Claims, &token))
 }

@@ -48,7 +48,7 @@ fn no_file_and_no_item_is_named_by_a_word_of_the_former_vocabulary() {
 }
 
 #[test]
-fn names_are_told_apart_by_their_words() {
+fn a_refused_word_is_a_whole_word_of_a_name() {
     assert_eq!(words("HeardFrom"), "heard_from");
     assert_eq!(words("MAX_PACE"), "max_pace");
     assert!(refusal("let_go_of_it").is_some() && refusal("RoomLeft").is_some());

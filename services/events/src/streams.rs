@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stream_has_room_for_its_rate_over_its_age() {
+    fn the_streams_size_is_its_rate_times_its_age() {
         let mut settings = Settings {
             events_per_second: 50,
             events_max_age_days: 7,
