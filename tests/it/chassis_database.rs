@@ -42,8 +42,8 @@ impl Fixture {
             telemetry: &chassis::telemetry::Settings::default(),
             drain: &chassis::drain::Settings::default(),
         };
-        let process = Process::new("order", &sections).unwrap();
-        let database = postgres::Database::connect(&settings, &process).unwrap();
+        let process = sections.process("order").unwrap();
+        let database = process.connect_database(&settings).unwrap();
         Fixture {
             database,
             owner: fresh.owner().await,
@@ -130,7 +130,7 @@ async fn statements_are_bounded_in_time() {
         statement_timeout_ms: 100,
         ..fixture.settings.clone()
     };
-    let database = postgres::Database::connect(&settings, &fixture.process).unwrap();
+    let database = fixture.process.connect_database(&settings).unwrap();
     let slow = sqlx::query("select pg_sleep(30)")
         .execute(database.pool())
         .await

@@ -100,8 +100,8 @@ async fn a_running_process_deletes_old_rows_and_a_failing_rule_blocks_no_other()
     };
     let rules = vec![rule("chassis.no_such_function"), rule("chassis.prune_audit")];
     retention::start(
-        &fixture.process,
-        &fixture.database,
+        &fixture.process.tasks,
+        fixture.database.pool(),
         Duration::from_millis(20),
         rules,
     );

@@ -81,6 +81,7 @@ mod grpcurl_tools;
 mod harness;
 mod health;
 mod hostile_values;
+mod import_circles;
 mod keys_and_roles;
 mod killed_import;
 mod kubernetes;

@@ -3,12 +3,9 @@
 mod tls;
 mod wrong_server;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use mesh::{Channel, ChannelOptions, Context, Policies};
+use mesh::{Channel, ChannelOptions, Context};
 use proto::{
     claims::v1::claim_service_client::ClaimServiceClient,
     ops::v1::{
@@ -20,23 +17,20 @@ use proto::{
 };
 
 use crate::{
-    duration, failure::Failure, globals::Globals, output, request_id::RequestId, token::Bearer, up::Lock,
+    duration,
+    failure::Failure,
+    globals::Globals,
+    output,
+    policies::{contract_timeout, policies},
+    request_id::RequestId,
+    service::Service,
+    token::Bearer,
+    up::Lock,
     workspace::Workspace,
 };
 use tls::Address;
 pub(crate) use tls::TRUST_DOMAIN;
-pub(crate) use wrong_server::{explain, is_unknown_service};
-
-/// A service process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub(crate) enum Service {
-    /// Orders and sagas
-    Order,
-    /// Payments and the ledger
-    Payment,
-    /// Claims and remittances
-    Claims,
-}
+pub(crate) use wrong_server::explain;
 
 /// One channel per service, shared by all calls of a command. Cheap to clone.
 #[derive(Clone)]
@@ -86,33 +80,6 @@ impl StoppedSystem {
 /// Large responses, such as a page of 1000 orders, exceed tonic's default of 4 MiB.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
-impl Service {
-    pub(crate) const ALL: [Service; 3] = [Service::Order, Service::Payment, Service::Claims];
-
-    /// The name of the service and of its binary.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Service::Order => "order",
-            Service::Payment => "payment",
-            Service::Claims => "claims",
-        }
-    }
-
-    /// The SPIFFE id in its certificate.
-    pub(crate) fn spiffe_id(self, trust_domain: &str) -> String {
-        format!("spiffe://{trust_domain}/{}", self.name())
-    }
-
-    /// The default ports, for gRPC and for probes.
-    pub(crate) fn default_ports(self) -> (u16, u16) {
-        match self {
-            Service::Order => (7101, 7201),
-            Service::Payment => (7102, 7202),
-            Service::Claims => (7103, 7203),
-        }
-    }
-}
-
 /// Finds a method by the name of its request message: `order.v1.OrderService/GetOrder` for
 /// `order.v1.GetOrderRequest`.
 pub(crate) fn method_by_request(request: &str) -> Option<String> {
@@ -135,17 +102,10 @@ fn contract_limit<M: prost::Name>() -> Option<(String, Duration)> {
     Some((method, limit))
 }
 
-/// The timeout of a method in the contract. `method` is `order.v1.OrderService/GetOrder`, for example.
-pub(crate) fn contract_timeout(method: &str) -> Option<Duration> {
-    static POLICIES: OnceLock<Option<Policies>> = OnceLock::new();
-    let policies = POLICIES.get_or_init(|| policies().ok()).as_ref()?;
-    Some(policies.method(&format!("/{method}"))?.timeout)
-}
-
 impl Clients {
     /// Connects to the services, found by option, environment, `weft.json` or default port, with a token.
     pub(crate) fn open(globals: &Globals) -> Result<Clients, Failure> {
-        let policies = policies()?;
+        let policies = policies().map_err(anyhow::Error::from)?;
         let bearer = Bearer::from_globals(globals)?;
         let workspace = Workspace::find(globals);
         let description = workspace.read_description();
@@ -301,9 +261,4 @@ impl Clients {
         };
         channel.clone()
     }
-}
-
-/// The call policies of all methods in the contract.
-pub(crate) fn policies() -> Result<Policies, Failure> {
-    Policies::from_descriptors(proto::DESCRIPTORS).map_err(|error| Failure::Other(error.into()))
 }

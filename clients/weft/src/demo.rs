@@ -2,6 +2,7 @@
 
 mod files;
 mod show;
+mod snapshot;
 mod step;
 
 use std::{

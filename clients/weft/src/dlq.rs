@@ -15,15 +15,15 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    clients::{Clients, Service},
+    clients::Clients,
     confirm::Confirmation,
     enum_value::EnumValue,
     events,
     failure::{CallFailure, During as _, Failure},
     globals::{self, Format, Globals},
-    output,
+    open_work, output,
     paging::{self, Limit},
-    saga,
+    service::Service,
 };
 
 #[derive(Debug, Subcommand)]
@@ -138,20 +138,6 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     }
 }
 
-/// Counts the open dead letters of all services, at most one page of each; `None` if a service cannot list them.
-/// `weft saga list` prints it.
-pub(crate) async fn count_open(clients: &Clients) -> Option<usize> {
-    let mut open = 0;
-    for service in Service::ALL {
-        let request = clients
-            .untracked_request(ListDeadLettersRequest::default())
-            .ok()?;
-        let answer = clients.dead_letters(service).list_dead_letters(request).await;
-        open += answer.ok()?.into_inner().dead_letters.len();
-    }
-    Some(open)
-}
-
 async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Result<(), Failure> {
     let services = arguments
         .service
@@ -196,7 +182,7 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
                 eprintln!("next: weft dlq show {}", dead_letter.id);
             }
             // A saga may be stuck because its event is a dead letter.
-            if let Some(stuck @ 1..) = saga::count_stuck(clients).await {
+            if let Some(stuck @ 1..) = open_work::count_stuck_sagas(clients).await {
                 eprintln!("beside them: {stuck} stuck sagas, weft saga list --stuck");
             }
         }

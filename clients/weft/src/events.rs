@@ -14,12 +14,13 @@ use proto::ops::v1::{
 use serde_json::{Value, json};
 
 use crate::{
-    clients::{Clients, Service},
+    clients::Clients,
     confirm::Confirmation,
     duration,
     failure::{During as _, Failure},
     globals::{Format, Globals},
     output::{self, Table},
+    service::Service,
     suggestion,
 };
 

@@ -6,11 +6,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{
-    clients::{self, Service},
-    duration,
-    globals::Format,
-};
+use crate::{duration, globals::Format, policies, service::Service};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -192,7 +188,7 @@ impl CallFailure {
 
     /// `retry`, with the longest `--timeout` that the contract allows for the method.
     fn suggest_timeout(&self, retry: &str) -> String {
-        match clients::contract_timeout(self.method) {
+        match policies::contract_timeout(self.method) {
             Some(most) => format!(
                 "{retry}; --timeout can be up to {}, which is what the contract gives this call",
                 duration::format_exact(most)
@@ -216,7 +212,7 @@ impl CallFailure {
             }
             Code::Unavailable => "weft status   (or `weft up`, if nothing runs)".to_owned(),
             Code::Unauthenticated => "weft token   (mints one; --token or WEFT_TOKEN passes one)".to_owned(),
-            Code::Unimplemented if clients::is_unknown_service(&self.status) => {
+            Code::Unimplemented if is_unknown_service(&self.status) => {
                 let name = Service::by_method(self.method)?.name();
                 let variable = name.to_uppercase();
                 format!(
@@ -321,3 +317,10 @@ fn commands(method: &str) -> (&'static str, &'static str) {
 #[cfg(test)]
 #[path = "failure/tests.rs"]
 mod tests;
+
+/// Whether the server does not have the gRPC service that was called. Other gRPC servers, such as grpc-go, give no
+/// reason.
+pub(crate) fn is_unknown_service(status: &Status) -> bool {
+    let is_unknown = reason(status).is_none_or(|reason| reason == "UNKNOWN_SERVICE");
+    status.code() == Code::Unimplemented && is_unknown
+}

@@ -19,7 +19,9 @@ mod failure;
 mod order_arg;
 mod output;
 mod paging;
+mod policies;
 mod request_id;
+mod service;
 mod suggestion;
 
 mod claim;
@@ -28,6 +30,7 @@ mod events;
 mod ledger;
 mod mesh_policy;
 mod mesh_top;
+mod open_work;
 mod order;
 mod payment;
 mod remittance;

@@ -8,12 +8,14 @@ use mesh::{
 use serde_json::{Value, json};
 
 use crate::{
-    clients::{self, Clients, Service},
+    clients::Clients,
     duration,
     failure::{Failure, code_name},
     globals::{Format, Globals},
     mesh_top,
     output::{self, Table},
+    policies,
+    service::Service,
     suggestion,
 };
 
@@ -52,7 +54,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
 
 /// Refuses a filter that matches no method: it is mistyped.
 fn check_method(wanted: &str) -> Result<(), Failure> {
-    let policies = clients::policies()?;
+    let policies = policies::policies().map_err(anyhow::Error::from)?;
     let wanted = wanted.trim_start_matches('/');
     let paths = || policies.iter().map(|(path, _)| path.trim_start_matches('/'));
     if paths().any(|path| path.to_lowercase().contains(wanted)) {
@@ -108,7 +110,7 @@ async fn print_effective(globals: &Globals, service: Service, wanted: &str) -> R
 
 /// Prints the policies that the contract declares.
 fn print_declared(globals: &Globals, wanted: &str) -> Result<(), Failure> {
-    let policies = clients::policies()?;
+    let policies = policies::policies().map_err(anyhow::Error::from)?;
     let mut methods: Vec<(&str, &MethodPolicy)> = policies
         .iter()
         .map(|(path, policy)| (path.trim_start_matches('/'), policy))

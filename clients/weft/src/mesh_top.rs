@@ -6,11 +6,12 @@ use proto::ops::v1::{GetMeshSnapshotRequest, GetMeshSnapshotResponse, MeshBreake
 use serde_json::{Value, json};
 
 use crate::{
-    clients::{Clients, Service},
+    clients::Clients,
     duration,
     failure::{self, During as _, Failure},
     globals::{Format, Globals},
     output::{self, Table},
+    service::Service,
 };
 
 const METHOD: &str = "ops.v1.MeshService/GetMeshSnapshot";

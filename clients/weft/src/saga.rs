@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use crate::{
     clients::Clients,
-    dlq,
     enum_value::EnumValue,
     failure::{During as _, Failure},
     globals::{self, Format, Globals},
+    open_work,
     order_arg::OrderArg,
     output::{self, Table, short_name, timestamp},
     paging::{self, Limit},
@@ -96,19 +96,6 @@ async fn get(clients: &Clients, saga: Uuid) -> Result<Saga, Failure> {
     Ok(answer.saga.unwrap_or_default())
 }
 
-/// Counts the stuck sagas, at most one page of them; `None` if they cannot be listed. `weft dlq list` prints it.
-pub(crate) async fn count_stuck(clients: &Clients) -> Option<usize> {
-    let request = ListSagasRequest {
-        state: SagaState::Stuck.into(),
-        ..ListSagasRequest::default()
-    };
-    let answer = clients
-        .saga()
-        .list_sagas(clients.untracked_request(request).ok()?)
-        .await;
-    answer.ok().map(|answer| answer.into_inner().sagas.len())
-}
-
 async fn list(
     clients: &Clients,
     format: Format,
@@ -168,7 +155,7 @@ async fn list(
             eprintln!("next: weft saga show {}", first.id);
         }
         // A stuck saga may wait for an event that is a dead letter.
-        if let Some(open @ 1..) = dlq::count_open(clients).await {
+        if let Some(open @ 1..) = open_work::count_dead_letters(clients).await {
             eprintln!("beside them: {open} open dead letters, weft dlq list");
         }
     }

@@ -17,6 +17,7 @@ mod service;
 
 mod control;
 mod lock;
+mod options;
 mod system;
 
 use std::time::Duration;
@@ -32,7 +33,8 @@ use crate::{
 };
 pub(crate) use control::{down, status};
 pub(crate) use lock::{Lock, clear};
-pub(crate) use system::{Options, System};
+pub(crate) use options::Options;
+pub(crate) use system::System;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {

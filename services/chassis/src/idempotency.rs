@@ -16,7 +16,6 @@ pub use responses::{KeyState, acquire, replay, replayed, store_response};
 use serde::{Deserialize, Serialize};
 pub use store::{NewKey, acquire_all, find, store_responses};
 use tonic::Status;
-pub(crate) use waiters::Waiters;
 pub use waiters::{notify_waiters, wait_for_response};
 
 use crate::{Violations, retention::Rule, status};

@@ -57,6 +57,7 @@ pub mod idempotency;
 pub mod page;
 pub mod postgres;
 pub mod retention;
+mod waiters;
 
 pub use audit::record_effect;
 pub use auth::Identity;

@@ -26,13 +26,14 @@ pub(crate) use schema::watch as watch_schema;
 pub use settings::Settings;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, Transaction};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 pub use url::DatabaseUrl;
 
-use crate::{Facility, Process, idempotency::Waiters, retention};
+use crate::{Facility, health::Dependency, waiters::Waiters};
 
-/// The dependency that [`watch`] updates.
-const DEPENDENCY: &str = "postgresql";
+/// The name of the dependency whose state the database's watch reports.
+pub(crate) const DEPENDENCY: &str = "postgresql";
 
 /// The service's database. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -44,12 +45,18 @@ pub struct Database {
 
 impl Database {
     /// Creates a pool that connects on demand: a service starts while its database is down, and becomes ready when
-    /// it is up. Also starts monitoring the database and deleting old responses and audit records.
+    /// it is up. Also returns a future that monitors the database until `shutdown`, updates `dependency` and reads
+    /// the clock.
     ///
     /// # Errors
     /// When the URL is invalid.
-    pub fn connect(settings: &Settings, process: &Process) -> Result<Database, sqlx::Error> {
-        let options = settings.connect_options(process.name)?;
+    pub(crate) fn connect(
+        settings: &Settings,
+        service: &str,
+        dependency: Dependency,
+        shutdown: CancellationToken,
+    ) -> Result<(Database, impl Future<Output = ()> + use<>), sqlx::Error> {
+        let options = settings.connect_options(service)?;
         let outages = watch::Outages::default();
         let pool =
             watch::verify_after_outage(settings.pool_options(), &outages).connect_lazy_with(options.clone());
@@ -58,19 +65,8 @@ impl Database {
             waiters: Arc::default(),
             clock: Clock::default(),
         };
-        // A process has one database. A second one, in tests, is neither pruned nor used for the audit trail.
-        let _ = process.database.set(database.clone());
-        let dependency = process.health.dependency(DEPENDENCY);
-        let shutdown = process.shutdown.clone();
         let watching = watch::watch(options, dependency, outages, database.clock.clone(), shutdown);
-        process.tasks.spawn("postgresql watch", async move {
-            watching.await;
-            Ok(())
-        });
-        let settings = &process.settings;
-        let rules = vec![settings.idempotency.rule(), settings.audit.rule()];
-        retention::start(process, &database, process.sweep_interval(), rules);
-        Ok(database)
+        Ok((database, watching))
     }
 
     /// Begins a transaction with access to the rows of one facility, in one round trip.

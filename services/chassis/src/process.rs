@@ -7,7 +7,20 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{Health, Sections, Tasks, audit, drain, health, idempotency, postgres::Database, upstream};
+use crate::{
+    Health, Tasks, audit, drain, health, idempotency,
+    postgres::{self, Database},
+    retention,
+};
+
+/// The environment variable that allows fault injection. It is not a setting, so that a file written for a failure
+/// test is rejected in other environments.
+pub(crate) const ALLOW_FAULTS: &str = "WEFT_ALLOW_FAULTS";
+
+/// Only `true` allows it.
+pub(crate) fn allows_faults(value: Option<&str>) -> bool {
+    value == Some("true")
+}
 
 /// The running process. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -61,11 +74,7 @@ impl Channels {
 }
 
 impl Process {
-    /// A process with these sections. [`run`](crate::run()) creates it for services; tests create their own.
-    ///
-    /// # Errors
-    /// When the contract's policies cannot be read.
-    pub fn new(name: &'static str, sections: &Sections<'_>) -> Result<Process, mesh::Error> {
+    pub(crate) fn new(name: &'static str, settings: ProcessSettings) -> Result<Process, mesh::Error> {
         let shutdown = CancellationToken::new();
         Ok(Process {
             name,
@@ -74,17 +83,30 @@ impl Process {
             drained: CancellationToken::new(),
             health: Health::new(),
             policies: mesh::Policies::from_descriptors(proto::SCHEMA)?,
-            settings: Arc::new(ProcessSettings {
-                address_file: sections.address_file.map(PathBuf::from),
-                probe: sections.probe.clone(),
-                idempotency: sections.idempotency.clone(),
-                audit: sections.audit.clone(),
-                drain: sections.drain.clone(),
-            }),
+            settings: Arc::new(settings),
             channels: Channels::default(),
-            allows_faults: upstream::allows_faults(std::env::var(upstream::ALLOW_FAULTS).ok().as_deref()),
+            allows_faults: allows_faults(std::env::var(ALLOW_FAULTS).ok().as_deref()),
             database: Arc::default(),
         })
+    }
+
+    /// Connects the service's database: see [`Database`]. Also starts monitoring it, and deleting old responses and
+    /// audit records. A service starts while its database is down, and becomes ready when it is up.
+    ///
+    /// # Errors
+    /// When the URL is invalid.
+    pub fn connect_database(&self, settings: &postgres::Settings) -> Result<Database, sqlx::Error> {
+        let dependency = self.health.dependency(postgres::DEPENDENCY);
+        let (database, watching) = Database::connect(settings, self.name, dependency, self.shutdown.clone())?;
+        // A process has one database. A second one, in tests, is not used for the audit trail.
+        let _ = self.database.set(database.clone());
+        self.tasks.spawn("postgresql watch", async move {
+            watching.await;
+            Ok(())
+        });
+        let rules = vec![self.settings.idempotency.rule(), self.settings.audit.rule()];
+        retention::start(&self.tasks, database.pool(), self.sweep_interval(), rules);
+        Ok(database)
     }
 
     /// The time between two runs of the deletion of old rows.

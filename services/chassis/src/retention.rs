@@ -6,7 +6,7 @@ use opentelemetry::{KeyValue, metrics::Counter};
 use sqlx::{AssertSqlSafe, PgPool, postgres::types::PgInterval};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Process, postgres::Database, status};
+use crate::{Tasks, status};
 
 /// Rows that one statement examines; few enough to hold locks only briefly.
 const PAGE: i32 = 1_000;
@@ -25,18 +25,18 @@ pub struct Rule {
 }
 
 /// Deletes by these rules every `interval`, until the process stops.
-pub fn start(process: &Process, database: &Database, interval: Duration, rules: Vec<Rule>) {
+pub fn start(tasks: &Tasks, pool: &PgPool, interval: Duration, rules: Vec<Rule>) {
     let sweeper = Sweeper {
-        pool: database.pool().clone(),
+        pool: pool.clone(),
         rules,
         deleted: opentelemetry::global::meter("weft")
             .u64_counter("weft.retention.deleted")
             .with_description("Rows deleted because of their age")
             .with_unit("{row}")
             .build(),
-        shutdown: process.shutdown.clone(),
+        shutdown: tasks.shutdown().clone(),
     };
-    process.tasks.spawn("retention", async move {
+    tasks.spawn("retention", async move {
         sweeper.run(interval).await;
         Ok(())
     });

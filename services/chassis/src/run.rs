@@ -189,7 +189,7 @@ fn serve<S: Service>(settings: S::Settings) -> anyhow::Result<ExitCode> {
 /// Runs the process from the first log line to the last flush, and logs its failure.
 async fn run_process<S: Service>(settings: S::Settings, writer: &LogWriter) -> anyhow::Result<ExitCode> {
     let telemetry = telemetry::start(S::NAME, settings.sections().telemetry, writer)?;
-    let process = Process::new(S::NAME, &settings.sections())?;
+    let process = settings.sections().process(S::NAME)?;
     let grace = process.settings.drain.grace();
     tracing::info!(service.version = build(), "starting");
     stop_on_signals(&process)?;

@@ -1,8 +1,11 @@
 //! The sections of settings that every service has.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::{Violations, audit, auth, drain, health, idempotency, postgres, server, telemetry};
+use crate::{
+    Process, Violations, audit, auth, drain, health, idempotency, postgres, process::ProcessSettings, server,
+    telemetry,
+};
 
 /// The chassis's sections of a service's settings. Each field has the name of its section.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +31,21 @@ pub struct Sections<'a> {
 }
 
 impl Sections<'_> {
+    /// A process with these settings. [`run`](crate::run()) creates it for services; tests create their own.
+    ///
+    /// # Errors
+    /// When the contract's policies cannot be read.
+    pub fn process(&self, name: &'static str) -> Result<Process, mesh::Error> {
+        let settings = ProcessSettings {
+            address_file: self.address_file.map(PathBuf::from),
+            probe: self.probe.clone(),
+            idempotency: self.idempotency.clone(),
+            audit: self.audit.clone(),
+            drain: self.drain.clone(),
+        };
+        Process::new(name, settings)
+    }
+
     pub(crate) fn check(&self, violations: &mut Violations) {
         violations.within("grpc", |violations| self.grpc.check(violations));
         let ports = (self.grpc.listen, self.probe.listen);

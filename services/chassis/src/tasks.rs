@@ -31,6 +31,11 @@ impl Tasks {
         }
     }
 
+    /// Cancelled when the process must stop.
+    pub(crate) fn shutdown(&self) -> &CancellationToken {
+        &self.shutdown
+    }
+
     /// Runs a task for the lifetime of the process. If it ends before the shutdown, with an error, a panic or
     /// success, the process stops with a failure.
     pub fn spawn<F>(&self, name: &'static str, work: F)

@@ -8,15 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Process, Violations};
 
-/// The environment variable that allows fault injection. It is not a setting, so that a file written for a failure
-/// test is rejected in other environments.
-pub(crate) const ALLOW_FAULTS: &str = "WEFT_ALLOW_FAULTS";
-
-/// Only `true` allows it.
-pub(crate) fn allows_faults(value: Option<&str>) -> bool {
-    value == Some("true")
-}
-
 /// The target of another service, and the behavior of calls to it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -148,7 +139,7 @@ mod tests {
         upstream.tuning.inject = vec![mesh::Fault::default()];
         for (value, allowed) in [(None, false), (Some("1"), false), (Some("true"), true)] {
             let mut process = process();
-            process.allows_faults = allows_faults(value);
+            process.allows_faults = crate::process::allows_faults(value);
             let made = process.channel("payment", &upstream);
             assert_eq!(made.is_ok(), allowed, "{value:?}");
             if let Err(Error::Channel { source, .. }) = made {

@@ -8,14 +8,14 @@ use prost::Message;
 use sqlx::{Postgres, Transaction};
 
 use crate::{
+    apply_withdrawals::WithdrawalBatcher,
     config,
     error::Error,
+    insert_drafts::DraftBatcher,
     post_office::PostOffice,
-    prepare_claim::DraftBatcher,
     request::Request,
     response::Response,
     submission::{leases::Leases, outcomes::Outcomes},
-    withdraw_claim::WithdrawalBatcher,
 };
 
 /// Shared dependencies of all request handlers. Cheap to clone.

@@ -20,10 +20,12 @@ pub mod withdraw_claim;
 pub mod worker;
 
 pub mod app;
+pub mod apply_withdrawals;
 pub mod book_remittance;
 pub mod booking;
 pub mod events;
 pub mod import_report;
+pub mod insert_drafts;
 pub mod matching;
 pub mod request;
 pub mod response;

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use chassis::{
-    Identity, PageTokens, Process, Server, Service,
-    postgres::{Database, Migrations},
-    server::NO_DECODING_LIMIT,
+    Identity, PageTokens, Process, Server, Service, postgres::Migrations, server::NO_DECODING_LIMIT,
 };
 use events::{Bus, Consumer, DeadLetters, EventOperations, Host, Operator, Task};
 use mesh::policy::Role;
@@ -14,15 +12,14 @@ use tonic::{Extensions, Status};
 
 use crate::{
     app::App,
+    apply_withdrawals::WithdrawClaims,
     config::Settings,
     grpc::Grpc,
+    insert_drafts::InsertDrafts,
     post_office::sandbox::Sandbox,
-    prepare_claim::InsertDrafts,
     submission::{leases::Leases, outcomes::Outcomes},
     subscriptions::EndedOrders,
-    upload,
-    withdraw_claim::WithdrawClaims,
-    worker,
+    upload, worker,
 };
 
 /// The claims service.
@@ -49,7 +46,7 @@ impl Service for Claims {
 
     async fn serve(settings: Settings, process: Process) -> anyhow::Result<()> {
         upload::check_folder(&settings.import)?;
-        let database = Database::connect(&settings.database, &process)?;
+        let database = process.connect_database(&settings.database)?;
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
         let (outbox, tasks) = (bus.outbox(), || process.tasks.clone());
         let sandbox = Sandbox::new(database.clone(), settings.sandbox.clone(), tasks());

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, Outbox, Settings, consumer::Registration, durability_check, limits::DeniedSubjects, streams,
+    Error, Outbox, Settings, durability_check, limits::DeniedSubjects, registration::Registration, streams,
 };
 
 /// The longest wait between two attempts to connect to the broker.

@@ -10,7 +10,10 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Bus, Error, Handler, handler::DynHandler, lease::Lease, metrics, settings::ConsumerSettings};
+use crate::{
+    Bus, Error, Handler, handler::DynHandler, lease::Lease, metrics, registration::Registration,
+    settings::ConsumerSettings,
+};
 
 mod attempt;
 mod batch;
@@ -28,7 +31,7 @@ mod unreadable;
 
 use batch_size::BatchSize;
 pub(crate) use catch_up::apply_filter;
-pub(crate) use definition::{Registration, definition};
+pub(crate) use definition::definition;
 use pull_loop::Exit;
 
 /// A named subscription of a service. Its position, failures and dead letters are stored under the name.

@@ -11,6 +11,7 @@ mod envelope;
 mod error;
 mod event;
 mod outbox;
+mod registration;
 mod trace;
 
 mod bus;

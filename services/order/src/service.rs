@@ -51,11 +51,11 @@ impl Service for Orders {
     }
 
     async fn serve(settings: Settings, process: Process) -> anyhow::Result<()> {
-        let database = Database::connect(&settings.database, &process)?;
+        let database = process.connect_database(&settings.database)?;
         let pool = database.pool().clone();
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
         let rules = vec![settings.saga.retention()];
-        retention::start(&process, &database, process.sweep_interval(), rules);
+        retention::start(&process.tasks, database.pool(), process.sweep_interval(), rules);
         let app = build_app(&settings, &process, database, &bus)?;
 
         bus.start(&pool, consumers(&app), host(&process));

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use chassis::{
     Identity, PageTokens, Process, Service,
-    postgres::{Database, Migrations},
+    postgres::Migrations,
     server::{NO_DECODING_LIMIT, Server},
 };
 use events::{Bus, Consumer, DeadLetters, EventOperations, Host, Operator, Task};
@@ -49,7 +49,7 @@ impl Service for Payment {
     }
 
     async fn serve(settings: Settings, process: Process) -> anyhow::Result<()> {
-        let database = Database::connect(&settings.database, &process)?;
+        let database = process.connect_database(&settings.database)?;
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
         let outbox = bus.outbox();
         let network = Sandbox::new(card_network(&settings)?, &settings.sandbox, &process.tasks);

@@ -1,6 +1,6 @@
 //! Mutual TLS and tokens by address: checks the TLS options and turns them into the settings of a channel.
 
-use super::Service;
+use crate::service::Service;
 use crate::{failure::Failure, globals::TlsOptions, workspace};
 
 /// The trust domain of SPIFFE ids when `--trust-domain` is absent.

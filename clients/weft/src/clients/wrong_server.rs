@@ -3,47 +3,18 @@
 use std::time::Duration;
 
 use mesh::Context;
-use tonic::{Code, Status};
+use tonic::Status;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::{Clients, Service};
+use super::Clients;
 use crate::{
-    failure::{CallFailure, Failure, reason},
+    failure::{CallFailure, Failure, is_unknown_service},
     globals::Globals,
+    service::Service,
 };
 
 /// The timeout of one health check, which identifies the server.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
-
-impl Service {
-    /// The service that serves a method such as `order.v1.OrderService/GetOrder`; `None` if every service does.
-    pub(crate) fn by_method(method: &str) -> Option<Service> {
-        let service = method.split('/').next().unwrap_or_default();
-        if service == "ops.v1.SagaService" {
-            return Some(Service::Order);
-        }
-        let package = service.split('.').next();
-        Service::ALL
-            .into_iter()
-            .find(|known| package == Some(known.name()))
-    }
-
-    /// The gRPC service that only it serves.
-    fn grpc_service(self) -> &'static str {
-        match self {
-            Service::Order => "order.v1.OrderService",
-            Service::Payment => "payment.v1.PaymentService",
-            Service::Claims => "claims.v1.ClaimService",
-        }
-    }
-}
-
-/// Whether the server does not have the gRPC service that was called. Other gRPC servers, such as grpc-go, give no
-/// reason.
-pub(crate) fn is_unknown_service(status: &Status) -> bool {
-    let is_unknown = reason(status).is_none_or(|reason| reason == "UNKNOWN_SERVICE");
-    status.code() == Code::Unimplemented && is_unknown
-}
 
 /// Adds to a failure which server has answered, if it is not the intended one.
 pub(crate) async fn explain(globals: &Globals, failure: Failure) -> Failure {
@@ -107,7 +78,7 @@ mod tests {
     use tonic_types::{ErrorDetails, StatusExt as _};
 
     use super::*;
-    use crate::clients::policies;
+    use crate::policies::policies;
 
     #[test]
     fn every_method_is_served_by_one_service_or_by_all() {

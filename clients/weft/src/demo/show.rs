@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use proto::payment::v1::LedgerAccount;
 
-use super::step::{Snapshot, amount, balance};
+use super::snapshot::{Snapshot, amount, balance};
 use crate::output::short_name;
 
 /// One line each for order, payment, claim and ledger.

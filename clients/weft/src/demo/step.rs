@@ -7,17 +7,16 @@ use std::{
 };
 
 use anyhow::anyhow;
-use money::{Currency, Money};
 use proto::{
-    claims::v1::{Claim, ClaimState, GetClaimRequest},
+    claims::v1::{ClaimState, GetClaimRequest},
     order::v1::{GetOrderRequest, Order, OrderState, SettlementHold},
-    payment::v1::{
-        GetPaymentRequest, GetTrialBalanceRequest, GetTrialBalanceResponse, LedgerAccount, Payment,
-        PaymentPurpose, PaymentState,
-    },
+    payment::v1::{GetPaymentRequest, GetTrialBalanceRequest, LedgerAccount, PaymentPurpose, PaymentState},
 };
 
-use super::show;
+use super::{
+    show,
+    snapshot::{Snapshot, amount, balance, fils, minor},
+};
 use crate::{
     clients::Clients,
     failure::{During as _, Failure},
@@ -90,17 +89,8 @@ pub(super) const STEPS: [Step; 5] = [
     },
 ];
 
-/// The state of all services.
-pub(super) struct Snapshot {
-    pub(super) order: Order,
-    pub(super) payment: Payment,
-    pub(super) claim: Claim,
-    pub(super) ledger: GetTrialBalanceResponse,
-}
-
 /// How long the services may take to reach the expected state: usually milliseconds, longer on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(30);
-const CURRENCY: Currency = Currency::AED;
 
 impl Step {
     /// Imports the file and waits until order, payment, claim and ledger are as expected.
@@ -280,26 +270,4 @@ fn owed(order: &Order) -> i64 {
         - minor(order.payer_paid.as_ref())
         - minor(order.transferred.as_ref())
         - minor(order.written_off.as_ref())
-}
-
-pub(super) fn balance(ledger: &GetTrialBalanceResponse, account: LedgerAccount) -> String {
-    let found = ledger
-        .accounts
-        .iter()
-        .find(|balance| balance.account() == account);
-    amount(found.and_then(|balance| balance.balance.as_ref()))
-}
-
-/// `12.50`; zero for an amount that is absent.
-pub(super) fn amount(wire: Option<&proto::google::r#type::Money>) -> String {
-    fils(minor(wire))
-}
-
-fn minor(wire: Option<&proto::google::r#type::Money>) -> i64 {
-    wire.and_then(|wire| Money::try_from(wire).ok())
-        .map_or(0, Money::minor)
-}
-
-fn fils(minor: i64) -> String {
-    Money::new(minor, CURRENCY).to_string()
 }

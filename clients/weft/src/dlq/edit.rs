@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::{find, replay, show};
 use crate::{
-    clients::{Clients, Service},
+    clients::Clients,
     confirm::Confirmation,
     failure::{During as _, Failure},
     globals::{self, Format},
+    service::Service,
 };
 
 /// How long to wait for the outcome of the replay.

@@ -5,11 +5,12 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::{
-    clients::{Clients, Service},
+    clients::Clients,
     failure::{During as _, Failure},
     globals::Format,
     output::{self, Table, short_name, timestamp},
     paging::{self, Limit},
+    service::Service,
 };
 
 /// The groups of one service.

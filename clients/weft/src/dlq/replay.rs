@@ -14,12 +14,13 @@ use uuid::Uuid;
 
 use super::{GET_METHOD, find, groups, show};
 use crate::{
-    clients::{Clients, Service},
+    clients::Clients,
     duration,
     failure::{During as _, Failure},
     globals::{self, Format},
     output::{self, Table, short_name},
     paging::Limit,
+    service::Service,
 };
 
 /// How often a replay's outcome is queried.

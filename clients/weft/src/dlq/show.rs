@@ -4,10 +4,10 @@ use proto::ops::v1::{DeadLetter, DeadLetterState, GetDeadLetterResponse};
 use serde_json::json;
 
 use crate::{
-    clients::Service,
     failure::Failure,
     globals::Format,
     output::{self, Table, short_name, timestamp},
+    service::Service,
 };
 
 /// One row for each dead letter; `empty` replaces a table without rows.

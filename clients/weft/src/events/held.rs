@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 
 use super::ServiceFilter;
 use crate::{
-    clients::{Clients, Service},
+    clients::Clients,
     confirm::Confirmation,
     failure::{During as _, Failure},
     globals::Format,
     output::{self, Table, timestamp},
+    service::Service,
 };
 
 /// Which held message, as `weft events held` lists it.

@@ -5,10 +5,11 @@ use serde_json::json;
 
 use super::find_service;
 use crate::{
-    clients::{Clients, Service},
+    clients::Clients,
     failure::{During as _, Failure},
     globals::Format,
     output,
+    service::Service,
 };
 
 pub(super) async fn pause(

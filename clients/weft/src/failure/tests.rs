@@ -89,7 +89,7 @@ fn a_final_failure_suggests_no_retry() {
 #[test]
 fn the_next_command_is_one_that_exists() {
     use clap::Parser as _;
-    let policies = clients::policies().unwrap();
+    let policies = policies::policies().unwrap();
     let is_weft = |path: &&str| !path.starts_with("/grpc.");
     for path in policies.iter().map(|(path, _)| path).filter(is_weft) {
         let (list, look) = commands(path.trim_start_matches('/'));

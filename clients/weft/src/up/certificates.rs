@@ -21,7 +21,8 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::{
-    clients::{Service, TRUST_DOMAIN},
+    clients::TRUST_DOMAIN,
+    service::Service,
     workspace::{Workspace, write_private},
 };
 

@@ -21,7 +21,7 @@ use super::{
     supervisor::Supervised,
 };
 use crate::{
-    clients::Service,
+    service::Service,
     workspace::{Workspace, write_private},
 };
 

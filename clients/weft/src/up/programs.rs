@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use crate::clients::Service;
+use crate::service::Service;
 
 /// The paths of all programs.
 #[derive(Clone, Debug)]

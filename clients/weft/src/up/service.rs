@@ -5,12 +5,13 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context as _, bail};
 
 use super::{
-    nats::Nats, ports::Ports, postgres::Postgres, process::Program, programs::Programs, readiness,
-    supervisor::Supervised, system::Options,
+    nats::Nats, options::Options, ports::Ports, postgres::Postgres, process::Program, programs::Programs,
+    readiness, supervisor::Supervised,
 };
 use crate::{
-    clients::{Service, TRUST_DOMAIN},
+    clients::TRUST_DOMAIN,
     keys::Key,
+    service::Service,
     token::{AUDIENCE, ISSUER},
     workspace::{Addresses, Workspace, write_private},
 };

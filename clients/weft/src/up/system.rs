@@ -1,11 +1,6 @@
 //! The whole local system: started in order, stopped in the reverse order.
 
-use std::{
-    collections::BTreeMap,
-    env, fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, env, fs, path::Path, time::Instant};
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -15,6 +10,7 @@ use super::{
     certificates::{self, Authority},
     lock::{self, Lock},
     nats::Nats,
+    options::Options,
     ports::Ports,
     postgres::Postgres,
     programs::Programs,
@@ -22,27 +18,16 @@ use super::{
     supervisor::Supervised,
 };
 use crate::{
-    clients::Service,
     duration,
     env::host_and_port,
     failure::Failure,
     globals::{Format, Globals},
     keys::{self, Key},
     output::{self, Table},
+    service::Service,
     token::Bearer,
     workspace::{Description, Tls, Workspace},
 };
-
-/// How to start the system.
-pub(crate) struct Options {
-    pub(crate) workspace: Workspace,
-    /// Use any free ports for the services.
-    pub(crate) free_ports: bool,
-    /// The lifetime of certificates; `None` without mutual TLS.
-    pub(crate) certificate_ttl: Option<Duration>,
-    /// Print no progress.
-    pub(crate) quiet: bool,
-}
 
 /// The running system.
 pub(crate) struct System {

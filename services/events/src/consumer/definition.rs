@@ -1,15 +1,8 @@
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 
-use crate::{Bus, handler::DynHandler};
-
-/// A consumer that this process runs or stands by for.
-#[derive(Clone)]
-pub(crate) struct Registration {
-    pub(crate) subjects: Vec<String>,
-    pub(crate) handler: Arc<dyn DynHandler>,
-}
+use crate::Bus;
 
 /// The broker's configuration of a consumer.
 pub(crate) fn definition(bus: &Bus, name: &str, subjects: &[String]) -> pull::Config {

@@ -198,7 +198,7 @@ pub(crate) fn process() -> Process {
         telemetry: &crate::telemetry::Settings::default(),
         drain: &drain::Settings::default(),
     };
-    Process::new("order", &sections).unwrap()
+    sections.process("order").unwrap()
 }
 
 pub(super) fn request(method: &str, message: &impl Message, headers: &[(&str, String)]) -> Request<Body> {
