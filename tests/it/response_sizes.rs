@@ -10,14 +10,14 @@ use proto::claims::v1::{
     ClaimDetails, GetClaimAttachmentRequest, Observation, Resubmission, ResubmissionType,
     ResubmitClaimRequest,
 };
-use tests::{Options, Service, Stack};
+use tests::{Options, Service, Stack, raw_codec::Raw};
 use tonic::{Code, Request, client::Grpc};
 
 use crate::{
     claims_fixture,
     order_fixture::{FACILITY, Fixture, fresh},
     samples,
-    validation::{Raw, fields, send, server_of},
+    validation::{fields, send, server_of},
 };
 
 /// Default maximum message size of gRPC libraries.

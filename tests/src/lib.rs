@@ -35,6 +35,7 @@ pub mod grpc_fault_proxy;
 pub mod tcp_fault_proxy;
 
 pub mod eventually;
+pub mod raw_codec;
 
 pub mod binaries;
 mod port;

@@ -3,8 +3,8 @@
 use http::Response;
 use tonic::{Code, body::Body};
 
-/// The name of a code in metrics and service configs.
-pub(crate) fn name(code: Code) -> &'static str {
+/// The name of a code in gRPC, such as `NOT_FOUND`.
+pub fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -22,7 +22,7 @@ mod options;
 mod service_config;
 
 mod call;
-mod code;
+pub mod code;
 mod criticality;
 mod deadline;
 mod telemetry;

@@ -136,7 +136,7 @@ impl CallFailure {
         let mut text = format!(
             "error: {} answered {}",
             self.method,
-            code_name(self.status.code())
+            mesh::code::name(self.status.code())
         );
         if let Some(reason) = reason(&self.status) {
             text.push_str(&format!(" ({reason})"));
@@ -162,7 +162,7 @@ impl CallFailure {
         json!({
             "kind": "call",
             "method": self.method,
-            "code": code_name(self.status.code()),
+            "code": mesh::code::name(self.status.code()),
             "reason": reason(&self.status),
             "message": self.status.message(),
             "violations": violations,
@@ -266,35 +266,12 @@ fn summary(status: &Status) -> &str {
 
 /// A status in one line: reason or code, message, violations.
 pub(crate) fn one_line(status: &Status) -> String {
-    let mut text = reason(status).unwrap_or_else(|| code_name(status.code()).to_owned());
+    let mut text = reason(status).unwrap_or_else(|| mesh::code::name(status.code()).to_owned());
     text.push_str(&format!(": {}", summary(status)));
     for (field, description) in violations(status) {
         text.push_str(&format!("; {field}: {description}"));
     }
     text
-}
-
-/// The code's name in gRPC.
-pub(crate) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 /// Two commands for the subject of a method: one lists all, the other shows one.

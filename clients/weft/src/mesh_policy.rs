@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     clients::Clients,
     duration,
-    failure::{Failure, code_name},
+    failure::Failure,
     globals::{Format, Globals},
     mesh_top,
     output::{self, Table},
@@ -180,7 +180,7 @@ fn to_json(path: &str, policy: &MethodPolicy) -> Value {
             "initialBackoffMs": millis(retry.initial_backoff),
             "maxBackoffMs": millis(retry.max_backoff),
             "backoffMultiplier": retry.backoff_multiplier,
-            "retryableCodes": retry.retryable_codes.iter().map(|code| code_name(*code)).collect::<Vec<_>>(),
+            "retryableCodes": retry.retryable_codes.iter().map(|code| mesh::code::name(*code)).collect::<Vec<_>>(),
         })),
         "hedging": policy.hedging.as_ref().map(|hedging| json!({
             "maxAttempts": hedging.max_attempts,

@@ -30,6 +30,24 @@ pub struct Sections<'a> {
     pub drain: &'a drain::Settings,
 }
 
+/// The [`Sections`] of settings whose fields have the sections' names.
+#[macro_export]
+macro_rules! sections {
+    ($settings:expr) => {
+        $crate::Sections {
+            address_file: $settings.address_file.as_deref(),
+            grpc: &$settings.grpc,
+            probe: &$settings.probe,
+            database: &$settings.database,
+            auth: &$settings.auth,
+            idempotency: &$settings.idempotency,
+            audit: &$settings.audit,
+            telemetry: &$settings.telemetry,
+            drain: &$settings.drain,
+        }
+    };
+}
+
 impl Sections<'_> {
     /// A process with these settings. [`run`](crate::run()) creates it for services; tests create their own.
     ///

@@ -2,13 +2,9 @@
 
 use std::sync::Arc;
 
-use chassis::{
-    Identity, PageTokens, Process, Server, Service, postgres::Migrations, server::NO_DECODING_LIMIT,
-};
-use events::{Bus, Consumer, DeadLetters, EventOperations, Host, Operator, Task};
-use mesh::policy::Role;
+use chassis::{PageTokens, Process, Server, Service, postgres::Migrations, server::NO_DECODING_LIMIT};
+use events::{Bus, Consumer, DeadLetters, EventOperations, Operator};
 use proto::claims::v1::claim_service_server::ClaimServiceServer;
-use tonic::{Extensions, Status};
 
 use crate::{
     app::App,
@@ -66,15 +62,15 @@ impl Service for Claims {
             &EndedOrders::SUBJECTS,
             EndedOrders,
         )];
-        bus.start(app.database.pool(), consumers, host(&process));
+        bus.start(&process, app.database.pool(), consumers);
         process.tasks.spawn(
             "submission worker",
             worker::run(app.clone(), process.shutdown.clone()),
         );
 
         let page_key = settings.auth.page_key()?;
-        let dead_letters = DeadLetters::new(&bus, app.database.pool(), &page_key, operator);
-        let event_operations = EventOperations::new(&bus, app.database.pool(), operator);
+        let dead_letters = DeadLetters::new(&bus, app.database.pool(), &page_key, Operator::from_extensions);
+        let event_operations = EventOperations::new(&bus, app.database.pool(), Operator::from_extensions);
         let grpc = Grpc {
             app,
             pages: PageTokens::new(&page_key),
@@ -86,31 +82,4 @@ impl Service for Claims {
             .serve()
             .await
     }
-}
-
-/// The functions of the process that the event bus uses.
-fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + Send + 'static> {
-    let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
-    Host {
-        spawn: move |name, task| tasks.spawn(name, async move { Ok(task.await?) }),
-        on_broker_change: move |usable| {
-            if usable {
-                nats.up();
-            } else {
-                nats.down(&"the broker cannot be used");
-            }
-        },
-        shutdown: process.shutdown.clone(),
-        drained: process.drained.clone(),
-        build: chassis::build(),
-    }
-}
-
-fn operator(extensions: &Extensions) -> Result<Operator, Status> {
-    let identity = Identity::from_extensions(extensions)?;
-    Ok(Operator {
-        facility: identity.facility.to_string(),
-        subject: identity.subject.clone(),
-        administrator: identity.roles.has(Role::Admin),
-    })
 }

@@ -42,7 +42,6 @@ mod backbone;
 mod asyncapi;
 
 pub use asyncapi::asyncapi;
-pub use backbone::{Host, Task};
 pub use bus::Bus;
 pub use consumer::Consumer;
 pub use delivery::Delivery;

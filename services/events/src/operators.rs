@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use proto::ops::v1::dead_letter_service_server::DeadLetterServiceServer;
+use proto::{mesh::v1::Role, ops::v1::dead_letter_service_server::DeadLetterServiceServer};
 use sqlx::{PgPool, Postgres, Transaction};
 use tonic::{Extensions, Status};
 
@@ -41,6 +41,19 @@ pub struct Operator {
 }
 
 impl Operator {
+    /// The authenticated caller.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED when the call was not authenticated.
+    pub fn from_extensions(extensions: &Extensions) -> Result<Operator, Status> {
+        let identity = chassis::Identity::from_extensions(extensions)?;
+        Ok(Operator {
+            facility: identity.facility.to_string(),
+            subject: identity.subject.clone(),
+            administrator: identity.roles.has(Role::Admin),
+        })
+    }
+
     /// The facilities whose dead letters the operator may see. The empty one stands for messages without a
     /// facility.
     fn facilities(&self) -> Vec<String> {

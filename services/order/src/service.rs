@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chassis::{
-    Identity, Process, Service,
+    Process, Service,
     auth::ServiceTokens,
     batch::{Batcher, Limits},
     postgres::{Database, Migrations},
@@ -11,12 +11,10 @@ use chassis::{
     server::NO_DECODING_LIMIT,
     server::Server,
 };
-use events::{Bus, Consumer, DeadLetters, EventOperations, Host, Operator, Task};
-use mesh::policy::Role;
+use events::{Bus, Consumer, DeadLetters, EventOperations, Operator};
 use proto::{
     ops::v1::saga_service_server::SagaServiceServer, order::v1::order_service_server::OrderServiceServer,
 };
-use tonic::{Extensions, Status};
 
 use crate::{
     accept_orders::AcceptOrders,
@@ -58,7 +56,7 @@ impl Service for Orders {
         retention::start(&process.tasks, database.pool(), process.sweep_interval(), rules);
         let app = build_app(&settings, &process, database, &bus)?;
 
-        bus.start(&pool, consumers(&app), host(&process));
+        bus.start(&process, &pool, consumers(&app));
         let worker = Worker::new(app.engine.clone()).run(process.drained.clone());
         process.tasks.spawn("saga worker", worker);
         let metrics = saga::run_metrics(app.database.clone(), process.shutdown.clone());
@@ -67,8 +65,9 @@ impl Service for Orders {
             Ok(())
         });
 
-        let dead_letters = DeadLetters::new(&bus, &pool, &settings.auth.page_key()?, operator);
-        let event_operations = EventOperations::new(&bus, &pool, operator);
+        let dead_letters =
+            DeadLetters::new(&bus, &pool, &settings.auth.page_key()?, Operator::from_extensions);
+        let event_operations = EventOperations::new(&bus, &pool, Operator::from_extensions);
         let grpc = Grpc {
             app,
             process: process.clone(),
@@ -142,31 +141,4 @@ fn consumers(app: &App) -> [Consumer; 2] {
         Consumer::new(ClaimEvents::NAME, &ClaimEvents::SUBJECTS, claims),
         Consumer::new(PaymentEvents::NAME, &PaymentEvents::SUBJECTS, payments),
     ]
-}
-
-/// The tasks, health and shutdown signals of the process that the events crate uses.
-fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + Send + 'static> {
-    let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
-    Host {
-        spawn: move |name, task| tasks.spawn(name, async move { Ok(task.await?) }),
-        on_broker_change: move |usable| {
-            if usable {
-                nats.up();
-            } else {
-                nats.down(&"the broker cannot be used");
-            }
-        },
-        shutdown: process.shutdown.clone(),
-        drained: process.drained.clone(),
-        build: chassis::build(),
-    }
-}
-
-fn operator(extensions: &Extensions) -> Result<Operator, Status> {
-    let identity = Identity::from_extensions(extensions)?;
-    Ok(Operator {
-        facility: identity.facility.to_string(),
-        subject: identity.subject.clone(),
-        administrator: identity.roles.has(Role::Admin),
-    })
 }

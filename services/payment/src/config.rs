@@ -78,17 +78,7 @@ pub struct Sandbox {
 
 impl chassis::Settings for Settings {
     fn sections(&self) -> Sections<'_> {
-        Sections {
-            address_file: self.address_file.as_deref(),
-            grpc: &self.grpc,
-            probe: &self.probe,
-            database: &self.database,
-            auth: &self.auth,
-            idempotency: &self.idempotency,
-            audit: &self.audit,
-            telemetry: &self.telemetry,
-            drain: &self.drain,
-        }
+        chassis::sections!(self)
     }
 
     fn check(&self, violations: &mut Violations) {

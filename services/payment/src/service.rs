@@ -3,17 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use chassis::{
-    Identity, PageTokens, Process, Service,
+    PageTokens, Process, Service,
     postgres::Migrations,
     server::{NO_DECODING_LIMIT, Server},
 };
-use events::{Bus, Consumer, DeadLetters, EventOperations, Host, Operator, Task};
-use mesh::policy::Role;
+use events::{Bus, Consumer, DeadLetters, EventOperations, Operator};
 use proto::payment::v1::{
     ledger_service_server::LedgerServiceServer, payment_service_server::PaymentServiceServer,
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
-use tonic::{Extensions, Status};
 
 use crate::{
     app::App,
@@ -73,12 +71,12 @@ impl Service for Payment {
             Consumer::new(Orders::NAME, &Orders::SUBJECTS, Orders),
             Consumer::new(Remittances::NAME, &Remittances::SUBJECTS, Remittances),
         ];
-        bus.start(app.database.pool(), consumers, host(&process));
+        bus.start(&process, app.database.pool(), consumers);
         spawn_workers(&app, &process, settings.ledger.fold_interval());
 
         let page_key = settings.auth.page_key()?;
-        let dead_letters = DeadLetters::new(&bus, app.database.pool(), &page_key, operator);
-        let event_operations = EventOperations::new(&bus, app.database.pool(), operator);
+        let dead_letters = DeadLetters::new(&bus, app.database.pool(), &page_key, Operator::from_extensions);
+        let event_operations = EventOperations::new(&bus, app.database.pool(), Operator::from_extensions);
         let grpc = Grpc {
             app,
             pages: PageTokens::new(&page_key),
@@ -106,24 +104,6 @@ fn card_network(settings: &Settings) -> anyhow::Result<PgPool> {
         .connect_lazy_with(options))
 }
 
-/// The functions of the process that the event bus uses.
-fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + Send + 'static> {
-    let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
-    Host {
-        spawn: move |name, task| tasks.spawn(name, async move { Ok(task.await?) }),
-        on_broker_change: move |usable| {
-            if usable {
-                nats.up();
-            } else {
-                nats.down(&"the broker cannot be used");
-            }
-        },
-        shutdown: process.shutdown.clone(),
-        drained: process.drained.clone(),
-        build: chassis::build(),
-    }
-}
-
 /// Spawns the background work.
 fn spawn_workers(app: &App, process: &Process, fold_interval: Duration) {
     let resolving = resolve_unknown::run(app.clone(), process.shutdown.clone());
@@ -141,13 +121,4 @@ fn spawn_workers(app: &App, process: &Process, fold_interval: Duration) {
         folding.await;
         Ok(())
     });
-}
-
-fn operator(extensions: &Extensions) -> Result<Operator, Status> {
-    let identity = Identity::from_extensions(extensions)?;
-    Ok(Operator {
-        facility: identity.facility.to_string(),
-        subject: identity.subject.clone(),
-        administrator: identity.roles.has(Role::Admin),
-    })
 }

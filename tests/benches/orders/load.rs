@@ -14,6 +14,7 @@ use hdrhistogram::Histogram;
 use http::uri::PathAndQuery;
 use prost::Message as _;
 use proto::order::v1::{OrderState, PlaceOrderResponse};
+use tests::raw_codec::Raw;
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::task::TaskTracker;
 use tonic::{
@@ -22,7 +23,6 @@ use tonic::{
 };
 
 use crate::{
-    raw_codec::Raw,
     requests::{Expected, Request, Requests},
     system::System,
 };

@@ -12,7 +12,6 @@ mod release;
 mod system;
 
 mod load;
-mod raw_codec;
 mod requests;
 
 mod completion;

@@ -78,6 +78,8 @@ mod tests {
     use tonic_types::{ErrorDetails, StatusExt as _};
 
     use super::*;
+    use tonic::Code;
+
     use crate::policies::policies;
 
     #[test]

@@ -8,7 +8,6 @@ use tonic::Code;
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Next},
-    telemetry::code_name,
 };
 use crate::{
     Identity, Process,
@@ -45,14 +44,18 @@ impl CallLayer for Layer {
         Box::pin(async move {
             let response = audited.clone().scope(next.run(call)).await;
             for (request, code) in audited.take_requests() {
-                self.writer.enqueue(request.into_record(code_name(code))).await;
+                self.writer
+                    .enqueue(request.into_record(mesh::code::name(code)))
+                    .await;
             }
             // The OK of a successful unary response is in its trailers, which follow later.
             let code = response
                 .headers()
                 .get("grpc-status")
                 .map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()));
-            self.writer.enqueue(audited.into_record(code_name(code))).await;
+            self.writer
+                .enqueue(audited.into_record(mesh::code::name(code)))
+                .await;
             response
         })
     }

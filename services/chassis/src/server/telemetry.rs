@@ -130,7 +130,7 @@ struct CallRecord {
 impl Drop for CallRecord {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
-        let name = code_name(code);
+        let name = mesh::code::name(code);
         let mut attributes = vec![
             KeyValue::new("rpc.system.name", "grpc"),
             KeyValue::new("rpc.method", self.method.to_string()),
@@ -157,7 +157,7 @@ impl CallRecord {
     }
 
     fn log(&self, code: Code, took: Duration) {
-        let (method, status, duration_ms) = (&*self.method, code_name(code), took.as_secs_f64() * 1e3);
+        let (method, status, duration_ms) = (&*self.method, mesh::code::name(code), took.as_secs_f64() * 1e3);
         if let Some(violation) = self.violation {
             self.log_throttle
                 .protocol_violation(self.address, method, violation);
@@ -197,29 +197,6 @@ fn is_failure(code: Code) -> bool {
             | Code::Unavailable
             | Code::DataLoss
     )
-}
-
-/// The code's name in the protocol.
-pub(super) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 struct ObservedBody {

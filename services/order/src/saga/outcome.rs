@@ -110,7 +110,7 @@ pub(crate) fn to_failure(status: &Status) -> Failure {
     Failure {
         reason: reason
             .filter(|reason| !reason.is_empty())
-            .unwrap_or_else(|| code_name(status.code())),
+            .unwrap_or_else(|| mesh::code::name(status.code()).to_owned()),
         message: status.message().to_owned(),
         violations: violations.unwrap_or_default(),
     }
@@ -141,20 +141,8 @@ pub(crate) fn describe_violations(violations: &[(String, String)]) -> String {
 
 /// Describes a failed call in one line, for the history.
 pub(crate) fn describe(status: &Status) -> String {
-    let line = format!("{}: {}", code_name(status.code()), status.message());
+    let line = format!("{}: {}", mesh::code::name(status.code()), status.message());
     line.chars().take(500).collect()
-}
-
-fn code_name(code: Code) -> String {
-    let name = format!("{code:?}");
-    let mut upper = String::with_capacity(name.len() + 4);
-    for (index, letter) in name.char_indices() {
-        if index > 0 && letter.is_uppercase() {
-            upper.push('_');
-        }
-        upper.extend(letter.to_uppercase());
-    }
-    upper
 }
 
 #[cfg(test)]
