@@ -61,7 +61,7 @@ fn imports(source: &Path) -> BTreeMap<Module, BTreeSet<Module>> {
         .map(|file| reexports(&code(file)))
         .unwrap_or_default();
     let resolve = |from: &Module, path: Vec<String>| {
-        let mut path = absolute(from, path, &files)?;
+        let mut path = absolute(from, &path, &files)?;
         if let Some(to) = path.first().and_then(|name| reexports.get(name)) {
             path.clone_from(to);
         }
@@ -178,14 +178,14 @@ fn expand(declaration: &str) -> Vec<Vec<String>> {
 }
 
 /// A path from the crate's root; `None` if it begins in another crate.
-fn absolute(from: &Module, path: Vec<String>, files: &BTreeMap<Module, PathBuf>) -> Option<Module> {
+fn absolute(from: &Module, path: &[String], files: &BTreeMap<Module, PathBuf>) -> Option<Module> {
     let parents = path.iter().take_while(|name| *name == "super").count();
     match path[0].as_str() {
         "crate" => Some(path[1..].to_vec()),
         "self" => Some([from, &path[1..]].concat()),
         "super" => Some([&from[..from.len().checked_sub(parents)?], &path[parents..]].concat()),
         _ => {
-            let own = [from.as_slice(), &path].concat();
+            let own = [from.as_slice(), path].concat();
             files.contains_key(&own[..=from.len()]).then_some(own)
         }
     }

@@ -43,8 +43,8 @@ pub(crate) struct Balance {
 }
 
 impl Balance {
-    /// Waits for a connection unless all endpoints are known to be down, and for a call in flight to end, in a
-    /// queue of bounded length. The call's deadline bounds the wait.
+    /// Waits for a connection, and for a call in flight to end, in a queue of bounded length. While all endpoints are
+    /// known to be down it waits only with `wait_for_ready`. The call's deadline bounds the wait.
     async fn select(&self, criteria: Criteria<'_>) -> Result<(Arc<Endpoint>, InFlight), Failure> {
         let choice = choose(&self.published.borrow().endpoints, criteria);
         match choice {

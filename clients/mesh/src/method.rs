@@ -18,8 +18,8 @@ pub(crate) struct Method {
     pub(crate) name: Arc<str>,
     /// The name as an attribute of metrics.
     pub(crate) label: StringValue,
-    /// `None`: a method of an unknown contract, which is balanced and bounded by its caller's deadline, but never
-    /// retried.
+    /// `None`: a method of an unknown contract, which is balanced and bounded by its caller's deadline, and only sent
+    /// again when no server has processed it.
     pub(crate) policy: Option<Arc<MethodPolicy>>,
     /// Recent latencies of its calls, which determine when to hedge.
     pub(crate) latencies: RecentLatencies,

@@ -291,13 +291,13 @@ fn commands(method: &str) -> (&'static str, &'static str) {
     }
 }
 
-#[cfg(test)]
-#[path = "failure/tests.rs"]
-mod tests;
-
 /// Whether the server does not have the gRPC service that was called. Other gRPC servers, such as grpc-go, give no
 /// reason.
 pub(crate) fn is_unknown_service(status: &Status) -> bool {
     let is_unknown = reason(status).is_none_or(|reason| reason == "UNKNOWN_SERVICE");
     status.code() == Code::Unimplemented && is_unknown
 }
+
+#[cfg(test)]
+#[path = "failure/tests.rs"]
+mod tests;

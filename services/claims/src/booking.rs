@@ -130,8 +130,9 @@ pub fn set_payer(record: &mut Record, sender_id: &str, id_payer: &str) {
 }
 
 /// Books the early lines that were parked for this claim or its activities, earliest settlement first, with one
-/// event for each file. Lines that cannot be booked are held for the decision of a person. The caller has locked
-/// the claim number and the claim. Returns the events to append.
+/// event for each group of lines that were settled together. Lines of another sender, and repeated ones, are held for
+/// the decision of a person; lines of an unknown activity stay parked. The caller has locked the claim number and the
+/// claim. Returns the events to append.
 pub async fn book_parked_lines(
     conn: &mut PgConnection,
     facility: &Facility,
@@ -161,7 +162,7 @@ pub async fn book_parked_lines(
     Ok(events)
 }
 
-/// Books the parked lines of one file.
+/// Books parked lines that one claim of a file has settled together.
 async fn book_parked_group(
     conn: &mut PgConnection,
     facility: &Facility,

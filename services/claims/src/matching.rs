@@ -63,7 +63,7 @@ pub struct HeldLine {
 pub struct MatchedLines {
     /// The lines to be booked.
     pub to_book: Vec<NewLine>,
-    /// The lines to be parked.
+    /// The lines that are not booked: early ones, which are parked, and those held for a decision.
     pub held: Vec<HeldLine>,
 }
 
@@ -97,7 +97,7 @@ pub fn match_to_claim(
     matched
 }
 
-/// Holds the lines of a claim that has not been submitted. `parked` are the lines that are parked for it already.
+/// Parks the lines of a claim that is not known or not submitted. `parked` are the lines that are parked for it already.
 pub fn match_without_claim(parked: &[ParkedLine], advice: Advice<'_>, lines: Vec<NewLine>) -> MatchedLines {
     let mut matched = MatchedLines::default();
     for line in lines {
@@ -137,7 +137,7 @@ fn foreign_sender_fault(record: &Record, sender_id: &str) -> Option<Fault> {
     } else {
         &details.receiver_id
     };
-    // Lines that were stored before senders were have no sender.
+    // Lines stored by a release that did not store senders have none.
     if known.is_empty() || sender_id.is_empty() || sender_id == known || sender_id == details.payer_id {
         return None;
     }

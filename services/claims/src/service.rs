@@ -24,7 +24,7 @@ pub struct Claims;
 
 impl Service for Claims {
     const NAME: &'static str = "claims";
-    const ABOUT: &'static str = "Files claims with the post office and reads what payers answer";
+    const ABOUT: &'static str = "Submits claims to the post office and imports remittances from payers";
     type Settings = Settings;
 
     fn migrations() -> Vec<Migrations> {

@@ -38,7 +38,7 @@ pub struct Record {
     pub version: i64,
     /// When the post office first received it.
     pub submitted_at: Option<OffsetDateTime>,
-    /// The number of leases so far. A write with an older epoch is refused.
+    /// The fencing epoch: grows with each lease and withdrawal. A write with an older epoch is refused.
     pub lease_epoch: i64,
     /// Whether a call holds the lease and is submitting it now.
     pub is_submitting: bool,

@@ -56,7 +56,7 @@ impl Lease {
         self.record.id
     }
 
-    /// The number of times the claim was leased. A write with an older epoch is refused.
+    /// The fencing epoch of the lease. A write with an older epoch is refused.
     pub fn epoch(&self) -> i64 {
         self.record.lease_epoch
     }

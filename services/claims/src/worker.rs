@@ -137,7 +137,7 @@ async fn process(app: &App, facility: &Facility, id: Uuid) {
     };
     match result {
         Ok(()) | Err(Error::SubmissionInProgress) => {}
-        // The claim becomes due again after its backoff.
+        // The claim becomes due again: after its backoff, or when its lease expires.
         Err(error) if error.is_transient() || matches!(error, Error::PostOffice(_)) => {
             let error = anyhow::Error::new(error);
             tracing::warn!(claim.id = %id, error.message = format!("{error:#}"), "a claim is followed up later");

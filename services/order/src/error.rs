@@ -130,7 +130,7 @@ impl From<Error> for Status {
             error @ Error::SagaStuck(..) => status::failed_precondition("SAGA_STUCK", error.to_string()),
             Error::Busy => status::aborted(
                 "ORDER_BUSY",
-                "another saga is changing the order; try again in a moment",
+                "a saga is changing the order; try again in a moment",
                 RACE_RETRY_DELAY,
             ),
             Error::ReferenceTaken => status::already_exists(

@@ -225,8 +225,8 @@ impl Order {
         Ok(())
     }
 
-    /// Fulfils the order: captured and submitted. Call [`Order::settle`](Order::settle) next, because nothing may
-    /// be open.
+    /// Fulfils the order: captured and submitted. Call [`Order::settle`](Order::settle) next: the order is
+    /// settled if no amount is open.
     pub fn fulfil(&mut self) -> Result<(), WrongState> {
         self.enter(State::Fulfilled)?;
         self.record(Change::Fulfilled);

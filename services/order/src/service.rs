@@ -32,7 +32,7 @@ pub struct Orders;
 
 impl Service for Orders {
     const NAME: &'static str = "order";
-    const ABOUT: &'static str = "Takes orders and sees them through payment, claim and settlement";
+    const ABOUT: &'static str = "Accepts orders and takes them through payment, claim and settlement";
     type Settings = Settings;
 
     fn migrations() -> Vec<Migrations> {

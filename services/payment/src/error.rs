@@ -22,7 +22,7 @@ pub enum Error {
     Invalid { field: &'static str, problem: String },
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("no payment of the order waits for a payment method; its payment is {0}")]
+    #[error("the order has nothing that waits for a payment method; its payment is {0}")]
     NothingDue(State),
     /// The payment has another open operation.
     #[error("another operation on this payment is in progress")]
@@ -56,7 +56,7 @@ pub enum Error {
     #[error("a stored response cannot be decoded")]
     StoredResponse(#[from] prost::DecodeError),
     /// Rows of the operation or payment with this id are missing or contradict each other.
-    #[error("the rows of {0} are inconsistent")]
+    #[error("the rows of operation or payment {0} are inconsistent")]
     Inconsistent(Uuid),
     /// The request's transaction has not begun, or has failed in a database outage together with another request.
     #[error("the request was not carried out: {}", status.message())]

@@ -123,7 +123,7 @@ pub enum CallStatus {
     Completed(Outcome),
 }
 
-/// The processor has not answered, so the outcome of the call is unknown.
+/// The processor has not answered. After `Timeout` the outcome of the call is unknown; `Unreachable`: it was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     #[error("the processor has not answered within {} ms", .0.as_millis())]

@@ -30,7 +30,8 @@ pub struct Payment;
 
 impl Service for Payment {
     const NAME: &'static str = "payment";
-    const ABOUT: &'static str = "Takes, releases and gives back the patient's money, and keeps the ledger";
+    const ABOUT: &'static str =
+        "Authorizes, captures, voids and refunds the patient's payments, and keeps the ledger";
     type Settings = Settings;
 
     fn migrations() -> Vec<Migrations> {

@@ -17,13 +17,13 @@ use tokio::time::Instant;
 
 /// Added to every latency, because much smaller differences are noise of the machine. Seconds.
 const NOISE_FLOOR: f64 = 0.002;
-/// An endpoint is slow if its latency is more than this many times the baseline...
+/// The unit of the excess is this many times the baseline...
 const SLOW_FACTOR: f64 = 3.0;
-/// ...and differs from it by more than this many times the method's own spread.
+/// ...or, if that is more, this many times the method's own spread.
 const SLOW_SPREADS: f64 = 3.0;
 /// The weight of one answer in a method's baseline, after the first 64 answers.
 const BASELINE_WEIGHT: f64 = 1.0 / 64.0;
-/// The maximum weight of one answer in an endpoint's score.
+/// The weight of one answer in an endpoint's score, while the score is not old.
 const ANSWER_WEIGHT: f64 = 1.0 / 4.0;
 /// Answers closer together than this weigh less: calls that were delayed together count about once.
 const BURST: Duration = Duration::from_millis(100);
@@ -40,7 +40,7 @@ pub(crate) struct Baseline {
 }
 
 impl Baseline {
-    /// How far a latency is above the baseline; above 1 it is slow.
+    /// How far a latency is above the baseline, in units of the difference that counts as slow.
     pub(crate) fn excess(&self, latency: Duration) -> f64 {
         self.scaled((latency.as_secs_f64() + NOISE_FLOOR).ln() - self.center())
     }
@@ -95,7 +95,8 @@ impl OutlierScore {
         }
     }
 
-    /// The average excess over the baselines; above 1 it is slow. `None` before the first answer.
+    /// The average excess over the baselines. An endpoint is slow whose score is 1 above the lower median of all.
+    /// `None` before the first answer.
     pub(crate) fn value(&self) -> Option<f64> {
         self.0.map(|(score, _)| score)
     }

@@ -185,16 +185,16 @@ fn retry(
         return declared.retry.as_ref().map(Retry::from);
     }
     if declared.retry.is_some() {
-        errors.push("retry: not beside a retry_class".to_owned());
+        errors.push("retry: must be absent beside a retry_class".to_owned());
     }
     let of_class = retries_of_class(declared.retry_class, extension);
     if of_class.is_none() {
-        errors.push("retry_class: a value without retries".to_owned());
+        errors.push("retry_class: the contract defines no retries for this value".to_owned());
     }
     of_class.as_ref().map(Retry::from)
 }
 
-/// What the contract says of a value of `RetryClass`; `None`: nothing.
+/// The retries that the contract defines for a value of `RetryClass`; `None` if it defines none.
 fn retries_of_class(class: i32, extension: &ExtensionDescriptor) -> Option<wire::RetryPolicy> {
     let field = extension.kind().as_message()?.get_field_by_name("retry_class")?;
     let options = field.kind().as_enum()?.get_value(class)?.options();
@@ -212,9 +212,11 @@ impl From<&wire::RetryPolicy> for Retry {
             initial_backoff: duration(declared.initial_backoff.as_ref()),
             max_backoff: duration(declared.max_backoff.as_ref()),
             backoff_multiplier: f64::from(declared.backoff_multiplier),
+            // A number that is no code becomes UNKNOWN.
             retryable_codes: declared
-                .retryable_codes()
-                .map(|code| Code::from_i32(code.into()))
+                .retryable_codes
+                .iter()
+                .map(|code| Code::from_i32(*code))
                 .collect(),
             attempt_timeout: None,
         }

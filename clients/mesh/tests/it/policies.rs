@@ -95,7 +95,7 @@ fn every_error_is_reported_with_its_method() {
         "{errors:#?}"
     );
     assert!(
-        reported("TwoRetries", "retry: not beside a retry_class"),
+        reported("TwoRetries", "retry: must be absent beside a retry_class"),
         "{errors:#?}"
     );
     assert!(
@@ -111,7 +111,7 @@ fn the_contract_of_this_repository_is_complete() {
 }
 
 #[test]
-fn a_contract_without_our_options_gets_deerrors_and_one_with_options_is_validated() {
+fn a_contract_without_our_options_gets_defaults_and_one_with_options_is_validated() {
     let plain = compile("plain.proto");
     assert!(Policies::from_descriptors(&plain).is_err());
     let policies = Policies::from_any_descriptors(&plain).unwrap();

@@ -1,6 +1,6 @@
 //! Receives the message of a unary request before a permit or a task is allocated for the call. A caller that
 //! sends half a message is rejected after a timeout, and the memory for partial requests is limited in total and
-//! for each facility. Client streams have a time limit between two messages.
+//! for each facility. Client streams have a time limit between two parts.
 
 use std::{
     collections::HashMap,
@@ -214,7 +214,7 @@ impl Drop for Allocation {
     }
 }
 
-/// A client stream with a time limit between two messages while the handler waits, and with the call's deadline.
+/// A client stream with a time limit between two parts while the handler waits, and with the call's deadline.
 struct GapTimeoutBody {
     body: Body,
     gap: Duration,

@@ -39,7 +39,7 @@ pub struct Settings {
     pub max_receive_bytes: usize,
     /// Milliseconds for the message of a unary request to arrive. Default 10000.
     pub receive_timeout_ms: u64,
-    /// Milliseconds between two messages of a client stream, while the server waits for one. Default 30000.
+    /// Milliseconds between two parts of a client stream, while the server waits for one. Default 30000.
     pub max_message_gap_ms: u64,
     /// Streams at once on one connection. Default 256.
     pub max_concurrent_streams: u32,

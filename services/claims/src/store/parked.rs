@@ -24,7 +24,7 @@ pub struct ParkedLine {
     pub claim_id: String,
     /// The payer's number of the claim.
     pub id_payer: String,
-    /// The sender of the file; empty for lines that were stored before senders were.
+    /// The sender of the file; empty for lines stored by a release that did not store senders.
     pub sender_id: String,
     /// Why it is not booked.
     pub reason: String,
@@ -251,7 +251,7 @@ pub async fn discard(conn: &mut PgConnection, id: i64, reason: &str) -> Result<u
     Ok(discarded.rows_affected())
 }
 
-/// Moves early lines to the table of held lines, which the previous version of the service does not read.
+/// Moves parked lines to the table of held lines, which the previous version of the service does not read.
 async fn move_to_held(
     conn: &mut PgConnection,
     ids: &[i64],

@@ -50,7 +50,7 @@ pub struct BookedLine {
     pub payment_reference: String,
     /// When it was settled.
     pub settled_at: OffsetDateTime,
-    /// The sender of the file; empty for lines that were stored before senders were.
+    /// The sender of the file; empty for lines stored by a release that did not store senders.
     pub sender_id: String,
     /// The file.
     pub file: Uuid,

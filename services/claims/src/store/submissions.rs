@@ -139,7 +139,7 @@ pub struct Backoff {
 pub struct LeaseRelease<'a> {
     /// The lease.
     pub lease: LeaseKey<'a>,
-    /// The claim's transition; `None` if the post office did not answer, which leaves the state unchanged.
+    /// The claim's transition; `None`: its state stays as it is, since the post office did not answer or has not decided.
     pub transition: Option<Transition<'a>>,
 }
 

@@ -284,7 +284,7 @@ async fn lost_lease_errors(conn: &mut PgConnection, claims: &[Uuid]) -> Result<V
     let error = |claim: &Uuid| match states.get(claim) {
         None => Error::ClaimNotFound(claim.to_string()),
         Some(state @ State::Withdrawn) => {
-            tracing::warn!(claim.id = %claim, "a claim was withdrawn while it was submitted to the post office");
+            tracing::warn!(claim.id = %claim, "a claim was withdrawn while it was being submitted to the post office");
             let (state, step) = (*state, Step::Submit);
             Error::WrongState(WrongState { state, step })
         }

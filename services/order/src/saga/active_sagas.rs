@@ -14,7 +14,7 @@ pub struct ActiveSagas(Arc<Mutex<HashMap<Uuid, Entry>>>);
 #[derive(Debug, Default)]
 struct Entry {
     drivers: u32,
-    /// An event about the order was received since the saga is driven.
+    /// An event about the order has been received since this process began to drive the saga.
     notified: bool,
     /// The saga is being saved as waiting.
     waiting: bool,

@@ -308,7 +308,7 @@ fn check_decided(paid: &PaymentTotals) -> Result<(), InterventionError> {
     if !paid.undecided {
         return Ok(());
     }
-    let text = "the outcome of the payment is being found out, and its money may be taken: try again when it is known, or \
+    let text = "the outcome of the payment is not known yet, and its money may be taken: try again when it is known, or \
                 void the payment by hand first";
     Err(InterventionError::Refused("PAYMENT_PENDING", text.to_owned()))
 }

@@ -4,6 +4,7 @@
 mod bulk;
 mod claims;
 mod manual_changes;
+mod payment_outcome;
 mod payments;
 
 use chassis::Tasks;

@@ -49,12 +49,12 @@ impl Kind {
     /// reason.
     pub fn refund(order: &Order, refund: &Refund) -> Vec<Step> {
         // A balance to be voided may turn out to be paid; then it is refunded.
-        let lets_go = refund.whole && order.patient_balance() > 0;
+        let voids_balance = refund.whole && order.patient_balance() > 0;
         let steps = [
             (refund.whole && order.is_insured(), Step::WithdrawClaim),
-            (lets_go, Step::VoidBalance),
+            (voids_balance, Step::VoidBalance),
             (refund.share > 0, Step::RefundPayment),
-            (refund.balance > 0 || lets_go, Step::RefundBalance),
+            (refund.balance > 0 || voids_balance, Step::RefundBalance),
         ];
         steps
             .into_iter()

@@ -71,7 +71,7 @@ pub(super) fn check_amount(order: &Order, payment: &Payment) -> Result<Option<Ou
     Ok((amount != share).then(|| {
         stuck(format!(
             "the order has a payment of its share over {amount} instead of {share}: void it by hand, then retry the \
-             saga, which then ends the order"
+             saga, which then cancels or rejects the order"
         ))
     }))
 }
@@ -98,7 +98,7 @@ pub(super) fn check_captured(order: &Order, payment: &Payment) -> Result<Option<
     let (captured, share) = (order.money(paid.captured), order.money(order.price.patient_share));
     Ok(Some(stuck(format!(
         "of the share of {share} only {captured} was captured by hand, and the rest of the hold is released: refund the \
-         payment by hand and retry the saga, which then ends the order"
+         payment by hand and retry the saga, which then cancels or rejects the order"
     ))))
 }
 
