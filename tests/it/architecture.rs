@@ -1,8 +1,9 @@
 //! Checks the dependencies between crates that `ARCHITECTURE.md` draws. `deny.toml` forbids the others too.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
 use cargo_metadata::{MetadataCommand, Package};
+use tests::sources;
 
 /// Every crate of the workspace, and the workspace crates that it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -129,29 +130,25 @@ fn every_test_that_the_architecture_names_exists() {
         .collect();
     assert!(named.len() >= 10, "the invariants name their tests: {named:?}");
 
-    let sources = sources(tests::workspace_root());
+    let mut all = String::new();
+    sources::visit(tests::workspace_root(), &mut |_, source| all += source);
     let missing: Vec<_> = named
         .iter()
-        .filter(|name| !sources.contains(&format!("fn {name}(")))
+        .filter(|name| !all.contains(&format!("fn {name}(")))
         .collect();
     assert!(missing.is_empty(), "no test is called {missing:#?}");
 }
 
-/// All Rust sources of the workspace, concatenated.
-fn sources(folder: &Path) -> String {
-    let mut all = String::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if path.is_dir() && !name.starts_with('.') && name != "target" {
-            all += &sources(&path);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            all += &std::fs::read_to_string(path).unwrap();
-        }
+#[test]
+fn no_source_file_has_more_than_400_lines() {
+    let root = tests::workspace_root();
+    let mut long = Vec::new();
+    for folder in ["clients", "services", "tests"] {
+        sources::visit(&root.join(folder), &mut |path, source| {
+            if source.lines().count() > 400 {
+                long.push(path.to_owned());
+            }
+        });
     }
-    all
+    assert!(long.is_empty(), "split these: {long:#?}");
 }

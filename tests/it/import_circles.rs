@@ -180,7 +180,7 @@ fn expand(declaration: &str) -> Vec<Vec<String>> {
 /// A path from the crate's root; `None` if it begins in another crate.
 fn absolute(from: &Module, path: &[String], files: &BTreeMap<Module, PathBuf>) -> Option<Module> {
     let parents = path.iter().take_while(|name| *name == "super").count();
-    match path[0].as_str() {
+    match path.first()?.as_str() {
         "crate" => Some(path[1..].to_vec()),
         "self" => Some([from, &path[1..]].concat()),
         "super" => Some([&from[..from.len().checked_sub(parents)?], &path[parents..]].concat()),

@@ -1,6 +1,6 @@
 //! Names of files and items use the field's terms: none has a word of the former vocabulary.
 
-use std::path::Path;
+use tests::sources;
 
 /// Words that no file, module, type, function, constant or test is named by, as runs of the words of a name.
 const REFUSED: &[&str] = &[
@@ -9,6 +9,7 @@ const REFUSED: &[&str] = &[
     "desk",
     "conduct",
     "let_go",
+    "lets_go",
     "heard",
     "hear",
     "pulse",
@@ -42,7 +43,15 @@ const DECLARED_BY: &[&str] = &["fn", "struct", "enum", "trait", "mod", "type", "
 fn no_file_and_no_item_is_named_by_a_word_of_the_former_vocabulary() {
     let mut refused = Vec::new();
     for folder in ["services", "clients", "tests", "proto"] {
-        look_into(&tests::workspace_root().join(folder), &mut refused);
+        sources::visit(&tests::workspace_root().join(folder), &mut |path, source| {
+            let stem = path.file_stem().unwrap().to_string_lossy();
+            refused.extend(refusal(&stem).map(|word| format!("{}: {word}", path.display())));
+            for (line, name) in (1..).zip(source.lines().map(declared)) {
+                if let Some((name, word)) = name.and_then(|name| Some((name, refusal(name)?))) {
+                    refused.push(format!("{}:{line}: {name}: {word}", path.display()));
+                }
+            }
+        });
     }
     assert!(refused.is_empty(), "rename these:\n{}", refused.join("\n"));
 }
@@ -57,33 +66,6 @@ fn a_refused_word_is_a_whole_word_of_a_name() {
     assert!(refusal("events_of_an_order").is_none());
     assert_eq!(declared("    pub(crate) async fn find(id: Uuid) {"), Some("find"));
     assert_eq!(declared("let desk = mod_of(fn_name);"), None);
-}
-
-/// Adds what is refused in the sources of `folder`.
-fn look_into(folder: &Path, refused: &mut Vec<String>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir()
-            && !["target", "third_party", "node_modules"]
-                .iter()
-                .any(|name| path.ends_with(name))
-        {
-            look_into(&path, refused);
-        }
-        if path.extension().is_none_or(|extension| extension != "rs") {
-            continue;
-        }
-        let stem = path.file_stem().unwrap().to_string_lossy();
-        if let Some(word) = refusal(&stem) {
-            refused.push(format!("{}: {word}", path.display()));
-        }
-        let source = std::fs::read_to_string(&path).unwrap();
-        for (line, name) in (1..).zip(source.lines().map(declared)) {
-            if let Some((name, word)) = name.and_then(|name| Some((name, refusal(name)?))) {
-                refused.push(format!("{}:{line}: {name}: {word}", path.display()));
-            }
-        }
-    }
 }
 
 /// The name that a line of Rust declares.

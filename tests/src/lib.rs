@@ -36,6 +36,7 @@ pub mod tcp_fault_proxy;
 
 pub mod eventually;
 pub mod raw_codec;
+pub mod sources;
 
 pub mod binaries;
 mod port;
