@@ -1,6 +1,7 @@
 //! CancelOrder: cancels an order before it is fulfilled.
 
 use chassis::idempotency::{self, KeyState};
+use proto::order::v1 as wire;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -33,10 +34,7 @@ pub async fn execute(app: &App, request: &Request, id: Uuid, reason: &str) -> Re
     let order = store::orders::lock(&mut tx, id).await?;
     let mut order = order.ok_or_else(|| Error::OrderNotFound(id.to_string()))?;
     let lines = store::lines::list(&mut tx, id).await?.into();
-    let pending = PendingResponse {
-        key: request.key.clone(),
-        lines,
-    };
+    let pending = PendingResponse::new::<wire::CancelOrderResponse>(&request.key, lines);
     if let KeyState::InProgress { .. } = claimed {
         tx.rollback().await?;
         return pending

@@ -1,6 +1,7 @@
 //! FulfilOrder: captures the share of a confirmed order and submits its claim.
 
 use chassis::idempotency::{self, KeyState};
+use proto::order::v1 as wire;
 use uuid::Uuid;
 
 use crate::{
@@ -28,10 +29,7 @@ pub async fn execute(app: &App, request: &Request, id: Uuid) -> Result<Response,
     let order = store::orders::lock(&mut tx, id).await?;
     let mut order = order.ok_or_else(|| Error::OrderNotFound(id.to_string()))?;
     let lines = store::lines::list(&mut tx, id).await?.into();
-    let pending = PendingResponse {
-        key: request.key.clone(),
-        lines,
-    };
+    let pending = PendingResponse::new::<wire::FulfilOrderResponse>(&request.key, lines);
     if let KeyState::InProgress { .. } = claimed {
         tx.rollback().await?;
         return pending

@@ -52,10 +52,7 @@ pub async fn execute(app: &App, request: &Request, input: Input) -> Result<Respo
         app.saga_deadline(),
     );
     order.saga_id = saga.id;
-    let pending = PendingResponse {
-        key: request.key.clone(),
-        lines: lines.into(),
-    };
+    let pending = PendingResponse::new::<wire::PlaceOrderResponse>(&request.key, lines.into());
     let mut events = events::take_from_order(&mut order, Some(saga.id), None);
     events.extend(events::take_from_saga(&mut saga));
     let accepted = AcceptedOrder {

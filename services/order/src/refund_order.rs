@@ -1,6 +1,7 @@
 //! RefundOrder: refunds some lines, an amount, or everything that is left of a fulfilled order.
 
 use chassis::idempotency::{self, KeyState};
+use proto::order::v1 as wire;
 use uuid::Uuid;
 
 use crate::{
@@ -57,10 +58,7 @@ async fn respond_to_repeated(
     if hash != request.key.hash() {
         return Err(idempotency::Error::KeyReused.into());
     }
-    let pending = PendingResponse {
-        key: request.key.clone(),
-        lines,
-    };
+    let pending = PendingResponse::new::<wire::RefundOrderResponse>(&request.key, lines);
     let completion = Completion::RefundFinished { order_id, refund_id };
     pending.finish_repeated(app, request, completion).await.map(Some)
 }
@@ -75,10 +73,7 @@ async fn execute_new(app: &App, request: &Request, input: Input) -> Result<Respo
     let order = store::orders::lock(&mut tx, order_id).await?;
     let mut order = order.ok_or_else(|| Error::OrderNotFound(order_id.to_string()))?;
     let lines = store::lines::list(&mut tx, order_id).await?.into();
-    let pending = PendingResponse {
-        key: request.key.clone(),
-        lines,
-    };
+    let pending = PendingResponse::new::<wire::RefundOrderResponse>(&request.key, lines);
     if let KeyState::InProgress { resource_id } = claimed {
         tx.rollback().await?;
         let completion = Completion::RefundFinished {

@@ -2,6 +2,7 @@
 
 use chassis::idempotency::{self, KeyState};
 use money::Money;
+use proto::order::v1 as wire;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -116,10 +117,10 @@ async fn pending_response(
     request: &Request,
     id: Uuid,
 ) -> Result<PendingResponse, Error> {
-    Ok(PendingResponse {
-        key: request.key.clone(),
-        lines: store::lines::list(conn, id).await?.into(),
-    })
+    Ok(PendingResponse::new::<wire::ResolveOrderBalanceResponse>(
+        &request.key,
+        store::lines::list(conn, id).await?.into(),
+    ))
 }
 
 /// The amount to resolve, in minor units.

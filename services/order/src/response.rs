@@ -20,12 +20,39 @@ use crate::{
     store,
 };
 
-/// A response that is sent once the work is done: the key under which it is stored, and the order's lines.
+/// A response that is sent once the work is done.
 #[derive(Clone, Debug)]
 pub struct PendingResponse {
+    /// The key under which it is stored.
     pub key: Key,
+    /// The order's lines.
     pub lines: Arc<[Line]>,
+    /// Encodes the method's response with the order.
+    encode: fn(wire::Order) -> Vec<u8>,
 }
+
+/// The response of a method that answers with the order.
+pub trait OrderResponse: Message + Sized {
+    fn with_order(order: wire::Order) -> Self;
+}
+
+macro_rules! answers_with_order {
+    ($($response:ident),*) => {
+        $(impl OrderResponse for wire::$response {
+            fn with_order(order: wire::Order) -> Self {
+                Self { order: Some(order) }
+            }
+        })*
+    };
+}
+
+answers_with_order!(
+    PlaceOrderResponse,
+    FulfilOrderResponse,
+    CancelOrderResponse,
+    RefundOrderResponse,
+    ResolveOrderBalanceResponse
+);
 
 /// An encoded response.
 #[derive(Clone, Debug)]
@@ -45,6 +72,15 @@ pub enum Completion {
 }
 
 impl PendingResponse {
+    /// A response of the type `R` to a request with this key.
+    pub fn new<R: OrderResponse>(key: &Key, lines: Arc<[Line]>) -> PendingResponse {
+        PendingResponse {
+            key: key.clone(),
+            lines,
+            encode: |order| R::with_order(order).encode_to_vec(),
+        }
+    }
+
     /// Encodes the order as it is now and stores the response. Returns the stored response, which may be an
     /// earlier one.
     pub async fn store(&self, conn: &mut PgConnection, order: &Order) -> Result<Vec<u8>, Error> {
@@ -62,10 +98,9 @@ impl PendingResponse {
         Ok(self.encode(order, &refunds))
     }
 
-    /// Encodes a response with the order. All responses that are encoded here have an order as their first field.
+    /// Encodes the response with the order.
     pub fn encode(&self, order: &Order, refunds: &[Refund]) -> Vec<u8> {
-        let order = Some(encode::order(order, &self.lines, refunds));
-        wire::PlaceOrderResponse { order }.encode_to_vec()
+        (self.encode)(encode::order(order, &self.lines, refunds))
     }
 
     /// The response to a request that has begun a saga and driven it with this result: the order in its final
