@@ -10,11 +10,9 @@ use crate::payment_fixture::{Fixture, Statement, authorize, fresh, reason};
 
 const SHARE: PaymentPurpose = PaymentPurpose::Share;
 
-/// A fixture that never sheds slow calls: callers wait for each other here.
+/// A fixture whose processor may take long: callers wait for each other here.
 pub(crate) async fn fixture() -> Fixture {
-    let options = Options::default()
-        .set(Service::Payment, "grpc.min_in_flight", "512")
-        .set(Service::Payment, "processor.timeout_ms", "5000");
+    let options = Options::default().set(Service::Payment, "processor.timeout_ms", "5000");
     Fixture::with(options).await
 }
 

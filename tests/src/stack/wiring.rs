@@ -43,6 +43,8 @@ pub(super) async fn wire(
         instance.set("events.servers", nats.url());
         instance.set("events.monitor_url", nats.monitoring_url());
         instance.set("events.events_max_bytes", "1073741824");
+        // On a busy machine the limit of calls in progress would fall, and the calls of tests are not retried.
+        instance.set("grpc.min_in_flight", "512");
         for (peer, target) in peers(*service)
             .iter()
             .filter_map(|peer| targets.iter().find(|(name, _)| name == peer))
