@@ -34,6 +34,10 @@ pub struct Relay {
 /// quarter of a message published alone, and one in a batch of 200 a tenth.
 const FULL_GATHER_EVENTS: usize = 50;
 
+/// After fewer events as long is waited as after this number: the transactions of one order, some milliseconds apart,
+/// share a batch, and consumers take their events together.
+const MIN_GATHER_EVENTS: usize = 15;
+
 /// A message that waits to be published.
 pub(crate) struct Pending {
     pub(crate) id: i64,
@@ -171,11 +175,11 @@ impl Relay {
         Ok(state.read_due)
     }
 
-    /// How long the next events wait for others: the more were published, the longer. After a few events the wait
-    /// is short.
+    /// How long the next events wait for others: the more were published, the longer.
     fn gather_time(&self, events: usize) -> Duration {
         let longest = Duration::from_millis(self.bus.settings().relay.gather_ms);
-        longest.mul_f64(events.min(FULL_GATHER_EVENTS) as f64 / FULL_GATHER_EVENTS as f64)
+        let events = events.clamp(MIN_GATHER_EVENTS, FULL_GATHER_EVENTS);
+        longest.mul_f64(events as f64 / FULL_GATHER_EVENTS as f64)
     }
 }
 
