@@ -15,7 +15,7 @@ use crate::{Facility, status};
 
 /// Page size when the request has none.
 pub const DEFAULT_SIZE: u32 = 50;
-/// Largest page; larger requests are reduced to it.
+/// The largest page. The contract refuses larger requests before.
 pub const MAX_SIZE: u32 = 1000;
 
 const SIGNATURE_LEN: usize = 16;

@@ -8,7 +8,7 @@ use crate::{HandlerError, envelope::Envelope};
 pub struct Delivery {
     /// The event's id, the same on every delivery and every replay.
     pub id: Uuid,
-    /// The full name of the message, `claims.v1.ClaimPaid`.
+    /// The full name of the message, `claims.v1.ClaimRemitted`.
     pub type_name: String,
     pub facility: String,
     /// The kind of aggregate, `claim`.
