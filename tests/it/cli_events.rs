@@ -216,7 +216,7 @@ async fn an_administrator_handles_messages_without_a_facility_from_the_command_l
     let shown = administrator.run(&["dlq", "show", id]).await;
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     for part in [
-        "(nobody's)",
+        "(no facility)",
         "ce-facility: no facility at all",
         "\"orderId\": \"misspelt\"",
     ] {

@@ -50,7 +50,7 @@ pub(crate) fn table(dead_letters: &[(Service, DeadLetter)], empty: &'static str)
 
 fn facility(dead_letter: &DeadLetter) -> String {
     if dead_letter.facility.is_empty() {
-        "(nobody's)".to_owned()
+        "(no facility)".to_owned()
     } else {
         dead_letter.facility.clone()
     }
