@@ -31,7 +31,7 @@ pub(crate) enum Command {
     },
     /// List claims, newest first
     List(ListArguments),
-    /// File a claim again
+    /// Submit a claim again
     Resubmit(ResubmitArguments),
     /// Take an order's claim out of the process
     Withdraw {

@@ -58,7 +58,7 @@ pub(crate) enum Command {
     /// Look at sagas, and help those that are stuck
     #[command(subcommand)]
     Saga(saga::Command),
-    /// Look after events that a consumer gave up on
+    /// Dead letters: events that a consumer could not process
     #[command(subcommand)]
     Dlq(dlq::Command),
     /// Look after what the services publish, and who consumes it

@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Replay(replay::Arguments),
     /// Give a dead letter another body and replay it
     Edit(edit::Arguments),
-    /// Approve the edit of a dead letter that somebody else proposed
+    /// Approve the edit of a dead letter that another person proposed
     Approve {
         /// The dead letter's id
         #[arg(value_parser = globals::parse_uuid)]

@@ -21,7 +21,7 @@ pub(crate) struct Globals {
     /// A token to call with, instead of one minted from the local key
     #[arg(long, global = true, env = "WEFT_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
-    /// The order service, such as http://127.0.0.1:7101; by default what `weft up` wrote down
+    /// The order service, such as http://127.0.0.1:7101; by default the address in the folder of `weft up`
     #[arg(long, global = true, env = "WEFT_ORDER_URL", value_name = "URL")]
     pub(crate) order_url: Option<String>,
     /// The payment service
@@ -50,7 +50,7 @@ pub(crate) struct Globals {
 /// What calls to `https://` addresses need; of a local system `weft up --tls` has written it down.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct TlsOptions {
-    /// PEM file with the authorities that vouch for services behind https://; by default what `weft up --tls` wrote down
+    /// PEM file with the authorities that vouch for services behind https://; by default the file of `weft up --tls`
     #[arg(long, global = true, env = "WEFT_CA", value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
     /// PEM file with the certificate to call with
@@ -59,7 +59,7 @@ pub(crate) struct TlsOptions {
     /// PEM file with the certificate's key
     #[arg(long, global = true, env = "WEFT_KEY", value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
-    /// Whose names the services have: by default `weft`, for spiffe://weft/order
+    /// The trust domain of the services: by default `weft`, for spiffe://weft/order
     #[arg(long, global = true, env = "WEFT_TRUST_DOMAIN", value_name = "DOMAIN")]
     pub(crate) trust_domain: Option<String>,
     /// Send the token also to http:// addresses of other machines, where it can be read on its way

@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     /// How many orders are under way at once; up to 64 of them go to the service in one call
     #[arg(long, default_value_t = CONCURRENCY, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) concurrency: u16,
-    /// How long a service that cannot be reached is tried again before the import gives up
+    /// How long a service that cannot be reached is tried again before the import stops
     #[arg(long, default_value = "2m", value_parser = duration::parse)]
     pub(crate) retry_for: Duration,
 }

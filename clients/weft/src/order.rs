@@ -85,7 +85,7 @@ pub(crate) struct RefundArguments {
         conflicts_with = "amount"
     )]
     lines: Vec<String>,
-    /// An amount that is given back, such as "12.50 GBP"; without it and without lines, all that is left
+    /// An amount to refund, such as "12.50 GBP"; without it and without lines, all that is left
     #[arg(long, allow_hyphen_values = true)]
     amount: Option<String>,
     /// Why

@@ -44,7 +44,7 @@ pub(crate) enum Command {
     },
     /// List the lines that are not booked: early ones, another payer's, and those of an earlier file
     Parked(parked::ListArguments),
-    /// Book a parked line on its claim, whoever sent it and however often it came
+    /// Book a parked line on its claim, whatever its sender and however often it came
     Book(parked::ResolveArguments),
     /// Discard a parked line: it is not booked and not listed any more
     Discard(parked::ResolveArguments),

@@ -47,7 +47,7 @@ pub(crate) enum Role {
     Clerk,
     /// Takes payments and refunds them
     Cashier,
-    /// Files claims and imports remittances
+    /// Submits claims and imports remittances
     Biller,
     /// Looks after dead letters and sagas
     Operator,
