@@ -1,4 +1,5 @@
-//! No module of a crate imports itself through other modules. A module and its own submodules count as one.
+//! No module of a crate imports itself through other modules, by the paths that its code names. What a module re-exports of its
+//! submodules counts as its own, and imports between a module and its submodules do not count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -9,7 +9,6 @@ const REFUSED: &[&str] = &[
     "desk",
     "conduct",
     "let_go",
-    "lets_go",
     "heard",
     "hear",
     "pulse",

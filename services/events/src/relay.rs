@@ -34,9 +34,9 @@ pub struct Relay {
 /// quarter of a message published alone, and one in a batch of 200 a tenth.
 const FULL_GATHER_EVENTS: usize = 50;
 
-/// After fewer events as long is waited as after this number: the transactions of one order, some milliseconds apart,
-/// share a batch, and consumers take their events together.
-const MIN_GATHER_EVENTS: usize = 15;
+/// As long is waited after few events too, if `gather_ms` allows it: the transactions of one order, some milliseconds
+/// apart, share a batch, and consumers take their events together.
+const MIN_GATHER_TIME: Duration = Duration::from_millis(30);
 
 /// A message that waits to be published.
 pub(crate) struct Pending {
@@ -177,10 +177,13 @@ impl Relay {
 
     /// How long the next events wait for others: the more were published, the longer.
     fn gather_time(&self, events: usize) -> Duration {
-        let longest = Duration::from_millis(self.bus.settings().relay.gather_ms);
-        let events = events.clamp(MIN_GATHER_EVENTS, FULL_GATHER_EVENTS);
-        longest.mul_f64(events as f64 / FULL_GATHER_EVENTS as f64)
+        gather_time(Duration::from_millis(self.bus.settings().relay.gather_ms), events)
     }
+}
+
+fn gather_time(longest: Duration, events: usize) -> Duration {
+    let by_events = longest.mul_f64(events.min(FULL_GATHER_EVENTS) as f64 / FULL_GATHER_EVENTS as f64);
+    by_events.max(MIN_GATHER_TIME).min(longest)
 }
 
 impl RunState {
@@ -191,5 +194,24 @@ impl RunState {
 
     fn gather_time_is_over(&self) -> bool {
         Instant::now() >= self.gather_until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_for_more_events_grows_with_those_just_published() {
+        for (longest, events, wait) in [
+            (100, 1, 30),
+            (100, 25, 50),
+            (100, 500, 100),
+            (10, 1, 10),
+            (0, 500, 0),
+        ] {
+            let time = gather_time(Duration::from_millis(longest), events);
+            assert_eq!(time, Duration::from_millis(wait), "{longest} ms, {events} events");
+        }
     }
 }

@@ -54,7 +54,7 @@ pub struct RelaySettings {
     /// Milliseconds between polls of the outbox when the relay is not woken. 10 to 10,000.
     pub poll_ms: u64,
     /// Milliseconds that events wait for others when 50 or more were published just before, so that they share a
-    /// batch; less after fewer events, and three tenths at least. An event that follows a longer pause is published at
+    /// batch; less after fewer events, but 30 ms at least. An event that follows a longer pause is published at
     /// once. 0 to 1,000.
     pub gather_ms: u64,
     /// Events published in one atomic batch. 1 to 1,000.

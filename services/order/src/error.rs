@@ -30,7 +30,7 @@ pub enum Error {
     #[error("saga {0} of the order is stuck at {1}")]
     SagaStuck(Uuid, String),
     /// A saga is changing the order.
-    #[error("another saga is changing the order")]
+    #[error("a saga is changing the order")]
     Busy,
     /// The facility has an order with this reference.
     #[error("the facility has an order with this reference already")]

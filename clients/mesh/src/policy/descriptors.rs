@@ -160,6 +160,17 @@ fn apply_options(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, error
     if policy.roles.len() != declared.roles.len() || policy.roles.contains(&Role::Unspecified) {
         errors.push("roles: contains a value that is not a role".to_owned());
     }
+    let known = policy
+        .retry
+        .as_ref()
+        .map_or(0, |retry| retry.retryable_codes.len());
+    let codes = declared
+        .retry
+        .as_ref()
+        .map_or(known, |retry| retry.retryable_codes.len());
+    if known != codes {
+        errors.push("retry.retryable_codes: contains a value that is not a code".to_owned());
+    }
     policy.callers = declared.callers.clone();
     policy.audited = declared.audited;
     policy.anonymous = declared.anonymous;
@@ -212,11 +223,10 @@ impl From<&wire::RetryPolicy> for Retry {
             initial_backoff: duration(declared.initial_backoff.as_ref()),
             max_backoff: duration(declared.max_backoff.as_ref()),
             backoff_multiplier: f64::from(declared.backoff_multiplier),
-            // A number that is no code becomes UNKNOWN.
+            // Without numbers that are not codes.
             retryable_codes: declared
-                .retryable_codes
-                .iter()
-                .map(|code| Code::from_i32(*code))
+                .retryable_codes()
+                .map(|code| Code::from_i32(code.into()))
                 .collect(),
             attempt_timeout: None,
         }

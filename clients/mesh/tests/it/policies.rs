@@ -102,7 +102,11 @@ fn every_error_is_reported_with_its_method() {
         reported("UnsafeRetryClass", "retry: needs an idempotency_level"),
         "{errors:#?}"
     );
-    assert_eq!(errors.len(), 8);
+    assert!(
+        reported("UnknownCode", "retry.retryable_codes: contains a value"),
+        "{errors:#?}"
+    );
+    assert_eq!(errors.len(), 9);
 }
 
 #[test]
