@@ -160,17 +160,6 @@ fn apply_options(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, error
     if policy.roles.len() != declared.roles.len() || policy.roles.contains(&Role::Unspecified) {
         errors.push("roles: contains a value that is not a role".to_owned());
     }
-    let known = policy
-        .retry
-        .as_ref()
-        .map_or(0, |retry| retry.retryable_codes.len());
-    let codes = declared
-        .retry
-        .as_ref()
-        .map_or(known, |retry| retry.retryable_codes.len());
-    if known != codes {
-        errors.push("retry.retryable_codes: contains a value that is not a code".to_owned());
-    }
     policy.callers = declared.callers.clone();
     policy.audited = declared.audited;
     policy.anonymous = declared.anonymous;
@@ -192,6 +181,11 @@ fn retry(
     extension: &ExtensionDescriptor,
     errors: &mut Vec<String>,
 ) -> Option<Retry> {
+    if let Some(own) = &declared.retry
+        && own.retryable_codes().count() != own.retryable_codes.len()
+    {
+        errors.push("retry.retryable_codes: contains a value that is not a code".to_owned());
+    }
     if declared.retry_class == 0 {
         return declared.retry.as_ref().map(Retry::from);
     }
