@@ -92,7 +92,7 @@ release-contract: ## Make the contracts as they are now the released ones (commi
 
 .PHONY: service-config
 service-config: ## Renew the service configs of clients in other languages from the contract
-	$(step) "service configs" cargo run --quiet -p mesh --example service_config -- clients/service-config
+	$(step) "service configs" cargo run --quiet -p tests --example service_config -- clients/service-config
 
 .PHONY: asyncapi
 asyncapi: ## Renew docs/asyncapi.json, the description of the events, from the contract

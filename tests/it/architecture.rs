@@ -9,17 +9,19 @@ use tests::sources;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("money", &["proto"]),
-    ("mesh", &["proto"]),
+    ("weft-policy", &[]),
+    // `proto` in its tests only.
+    ("weft-mesh", &["proto", "weft-policy"]),
     ("events", &["chassis", "proto"]),
-    ("chassis", &["mesh", "proto"]),
-    ("order", &["chassis", "events", "mesh", "money", "proto"]),
-    ("payment", &["chassis", "events", "mesh", "money", "proto"]),
+    ("chassis", &["weft-mesh", "proto"]),
+    ("order", &["chassis", "events", "weft-mesh", "money", "proto"]),
+    ("payment", &["chassis", "events", "weft-mesh", "money", "proto"]),
     (
         "claims",
-        &["chassis", "eclaimlink", "events", "mesh", "money", "proto"],
+        &["chassis", "eclaimlink", "events", "weft-mesh", "money", "proto"],
     ),
     ("eclaimlink", &[]),
-    ("weft", &["eclaimlink", "mesh", "money", "proto"]),
+    ("weft", &["eclaimlink", "weft-mesh", "money", "proto"]),
     (
         "tests",
         &[
@@ -27,7 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "claims",
             "eclaimlink",
             "events",
-            "mesh",
+            "weft-mesh",
             "money",
             "order",
             "payment",
@@ -107,7 +109,9 @@ fn folder_and_crate_have_the_same_name() {
             .parent()
             .and_then(|folder| folder.file_name())
             .unwrap();
-        assert_eq!(folder, package.name.as_str());
+        // Crates for other projects have a prefix.
+        let name = package.name.strip_prefix("weft-").unwrap_or(&package.name);
+        assert_eq!(folder, name);
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     process::Command,
 };
 
+use chassis::auth::Role;
 use mesh::Policies;
 use prost_reflect::{
     DescriptorPool, EnumDescriptor, FileDescriptor, Kind, MessageDescriptor, MethodDescriptor,
@@ -34,7 +35,7 @@ fn methods() -> Vec<MethodDescriptor> {
 
 #[test]
 fn every_rpc_has_a_mesh_policy_and_an_idempotency_level() {
-    let policies = Policies::from_descriptors(proto::DESCRIPTORS).unwrap();
+    let policies = Policies::from_annotated_descriptors(proto::DESCRIPTORS).unwrap();
     for method in methods() {
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         let policy = policies
@@ -53,7 +54,7 @@ fn every_rpc_has_a_mesh_policy_and_an_idempotency_level() {
 /// Background work uses the service's own token, which only a declared caller may use.
 #[test]
 fn every_method_that_a_service_calls_names_it_as_a_caller() {
-    let policies = Policies::from_descriptors(proto::DESCRIPTORS).unwrap();
+    let policies = Policies::from_annotated_descriptors(proto::DESCRIPTORS).unwrap();
     let mut called = 0;
     for service in ["order", "payment", "claims"] {
         let folder = tests::workspace_root().join("services").join(service).join("src");
@@ -112,8 +113,17 @@ fn calls(source: &str, method: &str) -> bool {
 }
 
 #[test]
+fn every_role_of_a_method_is_one_that_a_token_can_have() {
+    let policies = Policies::from_annotated_descriptors(proto::DESCRIPTORS).unwrap();
+    for (path, policy) in policies.iter() {
+        let unknown = policy.roles.iter().find(|name| Role::find(name).is_none());
+        assert_eq!(unknown, None, "{path}");
+    }
+}
+
+#[test]
 fn only_methods_that_may_be_repeated_are_retried_or_hedged() {
-    let policies = Policies::from_descriptors(proto::DESCRIPTORS).unwrap();
+    let policies = Policies::from_annotated_descriptors(proto::DESCRIPTORS).unwrap();
     for (path, policy) in policies.iter() {
         assert!(
             policy.retry.is_none() || policy.repeatable(),

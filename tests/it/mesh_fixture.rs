@@ -59,7 +59,7 @@ pub(crate) async fn three(hops: &Hops, settings: &[(&str, &str)]) -> [Hop; 3] {
 
 pub(crate) fn policies() -> &'static Policies {
     static POLICIES: LazyLock<Policies> =
-        LazyLock::new(|| Policies::from_descriptors(proto::SCHEMA).unwrap());
+        LazyLock::new(|| Policies::from_annotated_descriptors(proto::SCHEMA).unwrap());
     &POLICIES
 }
 

@@ -19,12 +19,11 @@ impl<T> PerCriticality<T> {
         }
     }
 
-    /// `Unspecified` counts as normal.
     pub(crate) fn get(&self, criticality: Criticality) -> &T {
         match criticality {
             Criticality::Sheddable => &self.sheddable,
             Criticality::Critical => &self.critical,
-            Criticality::Normal | Criticality::Unspecified => &self.normal,
+            Criticality::Normal => &self.normal,
         }
     }
 

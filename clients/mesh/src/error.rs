@@ -4,12 +4,9 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The bytes are not a descriptor set.
-    #[error("the descriptor set cannot be read")]
-    Descriptors(#[source] prost_reflect::DescriptorError),
-    /// Required parts of the contract are missing or contradictory. One line for each error, with its method.
-    #[error("the contract is incomplete:\n  {}", .0.join("\n  "))]
-    Contract(Vec<String>),
+    /// The contract's policies cannot be used.
+    #[error(transparent)]
+    Contract(#[from] weft_policy::Error),
     /// The target is not of the form `static:<uri>,…`, `dns:<uri>` or `k8s:<uri>`.
     #[error("target `{target}`: {reason}")]
     Target {

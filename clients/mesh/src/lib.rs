@@ -12,7 +12,6 @@
 pub mod context;
 pub mod grpc_timeout;
 pub mod origin;
-pub mod policy;
 pub mod snapshot;
 
 mod channel;
@@ -55,6 +54,7 @@ pub use error::Error;
 pub use faults::Fault;
 pub use options::{BearerTokens, ChannelOptions, MIN_PING_INTERVAL, Pings, Tuning};
 pub use origin::Origin;
-pub use policy::{MethodPolicy, Policies};
+pub use service_config::generate_service_config;
 pub use snapshot::Snapshot;
 pub use tls::Tls;
+pub use weft_policy::{self as policy, MethodPolicy, Policies};

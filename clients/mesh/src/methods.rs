@@ -6,7 +6,7 @@ use crate::{
     Error, MethodPolicy, Policies,
     message_size::MessageLimit,
     method::Method,
-    policy::{self, Hedging, Idempotency, Retry},
+    policy::{Hedging, Idempotency, Retry},
     service_config::{MethodConfig, ServiceConfig, invalid},
 };
 
@@ -157,9 +157,7 @@ fn apply(
     let limit = |setting, bytes: Option<u32>| bytes.map(|bytes| MessageLimit { setting, bytes });
     method.request_limit = limit("maxRequestMessageBytes", overrides.max_request_message_bytes);
     method.response_limit = limit("maxResponseMessageBytes", overrides.max_response_message_bytes);
-    let mut errors = Vec::new();
-    policy::validate(policy, &mut errors);
-    match errors.first() {
+    match policy.errors().first() {
         None => Ok(()),
         Some(reason) => Err(invalid(
             &format!("methodConfig[{place}]"),

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use tonic::Code;
 
 use crate::Error;
+pub use generate::generate_service_config;
 use scalars::{codes, duration, number};
 
 /// The policies of `loadBalancingConfig` that are accepted; all of them select the mesh's own balancer. The

@@ -1,10 +1,7 @@
 //! `weft mesh policy`: the call policy of methods, as the contract declares it or as a running service applies it.
 
 use clap::Subcommand;
-use mesh::{
-    MethodPolicy,
-    policy::{Idempotency, role_name},
-};
+use mesh::{MethodPolicy, policy::Idempotency};
 use serde_json::{Value, json};
 
 use crate::{
@@ -137,12 +134,7 @@ fn print_declared(globals: &Globals, wanted: &str) -> Result<(), Failure> {
             duration::format_rounded(policy.timeout),
             attempts(policy),
             idempotency_name(policy.idempotency).to_owned(),
-            policy
-                .roles
-                .iter()
-                .map(|role| role_name(*role))
-                .collect::<Vec<_>>()
-                .join(","),
+            policy.roles.join(","),
             policy.callers.join(","),
             if policy.audited { "yes" } else { "" }.to_owned(),
         ]);
@@ -187,7 +179,7 @@ fn to_json(path: &str, policy: &MethodPolicy) -> Value {
             "delayMs": millis(hedging.delay),
         })),
         "criticality": policy.criticality.as_str_name(),
-        "roles": policy.roles.iter().map(|role| role_name(*role)).collect::<Vec<_>>(),
+        "roles": policy.roles,
         "callers": policy.callers,
         "rateLimitClass": policy.rate_limit_class.as_str_name(),
         "audited": policy.audited,

@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
     ttl: Duration,
 }
 
-/// The roles of `mesh.v1.Role`.
+/// The roles of people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {

@@ -7,15 +7,17 @@ mod identity;
 pub(crate) mod issuer;
 mod jwk;
 mod jwks;
+mod role;
 mod service_tokens;
 mod token;
 mod verifier;
 
 use std::{path::PathBuf, time::Duration};
 
-pub use identity::{Identity, RoleSet};
+pub use identity::Identity;
 use jsonwebtoken::Algorithm;
 pub use jwk::key_id;
+pub use role::{Role, RoleSet};
 use serde::{Deserialize, Serialize};
 pub use service_tokens::{Error as SigningError, ServiceTokens};
 use sha2::{Digest, Sha256};

@@ -82,7 +82,7 @@ impl Process {
             shutdown,
             drained: CancellationToken::new(),
             health: Health::new(),
-            policies: mesh::Policies::from_descriptors(proto::SCHEMA)?,
+            policies: mesh::Policies::from_annotated_descriptors(proto::SCHEMA)?,
             settings: Arc::new(settings),
             channels: Channels::default(),
             allows_faults: allows_faults(std::env::var(ALLOW_FAULTS).ok().as_deref()),

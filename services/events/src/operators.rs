@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
-use proto::{mesh::v1::Role, ops::v1::dead_letter_service_server::DeadLetterServiceServer};
+use chassis::auth::Role;
+use proto::ops::v1::dead_letter_service_server::DeadLetterServiceServer;
 use sqlx::{PgPool, Postgres, Transaction};
 use tonic::{Extensions, Status};
 

@@ -30,14 +30,14 @@ impl Certificates {
     }
 
     /// The client's files.
-    pub(crate) fn client(&self) -> mesh::Tls {
+    pub(crate) fn client(&self) -> weft_mesh::Tls {
         let (certificate, key) = self.issue(CLIENT);
         let write = |name: &str, content: String| {
             let path = self.folder.path().join(name);
             std::fs::write(&path, content).unwrap();
             path
         };
-        mesh::Tls {
+        weft_mesh::Tls {
             ca_file: write("ca.pem", self.authority.pem()),
             cert_file: write("cert.pem", certificate),
             key_file: write("key.pem", key),

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use mesh::{Channel, ChannelOptions, Policies};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
+use weft_mesh::{Channel, ChannelOptions, Policies};
 
 use crate::measure::{allocated, cpu};
 

@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use certificates::Certificates;
 use measure::{Figures, streamed, unary};
-use mesh::{Channel, ChannelOptions, MethodPolicy, Policies, policy::Idempotency};
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 use server::{READ, WATCH};
 use tonic::transport::Endpoint;
+use weft_mesh::{Channel, ChannelOptions, MethodPolicy, Policies, policy::Idempotency};
 
 const ROUNDS: usize = 7;
 const NAMES: [&str; 4] = ["bare tonic", "mesh", "mesh, mTLS", "mesh, metrics"];
@@ -80,7 +80,7 @@ async fn run(lasting: Duration) {
     idle::print(lasting * 5).await;
 }
 
-fn channel(target: String, tls: Option<mesh::Tls>) -> Channel {
+fn channel(target: String, tls: Option<weft_mesh::Tls>) -> Channel {
     let read = MethodPolicy {
         idempotency: Idempotency::NoSideEffects,
         ..MethodPolicy::new(Duration::from_secs(5))

@@ -14,36 +14,34 @@ use crate::{
     retry::budget::Throttling,
 };
 
-impl Policies {
-    /// The service config of a package (`order.v1`), its methods in alphabetical order; `None` if it has none.
-    ///
-    /// Timeouts are the contract's. A method is retried or hedged only if the contract says that it may be
-    /// repeated. The health check watches the whole server (the empty name), because one connection serves all
-    /// services of the package.
-    pub fn service_config(&self, package: &str) -> Option<Value> {
-        let mut methods: Vec<_> = self
-            .iter()
-            .filter_map(|(path, policy)| {
-                let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-                let (parent, _) = service.rsplit_once('.')?;
-                (parent == package).then_some((service, method, policy))
-            })
-            .collect();
-        methods.sort_unstable_by_key(|(service, method, _)| (*service, *method));
-        let throttling = Throttling::default();
-        (!methods.is_empty()).then(|| {
-            json!({
-                "loadBalancingConfig": [{ "round_robin": {} }],
-                "methodConfig": methods.into_iter().map(method_config).collect::<Vec<_>>(),
-                "retryThrottling": {
-                    // An integer in the standard: the C core rejects `100.0`.
-                    "maxTokens": throttling.max_tokens as u32,
-                    "tokenRatio": throttling.token_ratio,
-                },
-                "healthCheckConfig": { "serviceName": "" },
-            })
+/// The service config of a package (`order.v1`), its methods in alphabetical order; `None` if it has none.
+///
+/// Timeouts are the contract's. A method is retried or hedged only if the contract says that it may be
+/// repeated. The health check watches the whole server (the empty name), because one connection serves all
+/// services of the package.
+pub fn generate_service_config(policies: &Policies, package: &str) -> Option<Value> {
+    let mut methods: Vec<_> = policies
+        .iter()
+        .filter_map(|(path, policy)| {
+            let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+            let (parent, _) = service.rsplit_once('.')?;
+            (parent == package).then_some((service, method, policy))
         })
-    }
+        .collect();
+    methods.sort_unstable_by_key(|(service, method, _)| (*service, *method));
+    let throttling = Throttling::default();
+    (!methods.is_empty()).then(|| {
+        json!({
+            "loadBalancingConfig": [{ "round_robin": {} }],
+            "methodConfig": methods.into_iter().map(method_config).collect::<Vec<_>>(),
+            "retryThrottling": {
+                // An integer in the standard: the C core rejects `100.0`.
+                "maxTokens": throttling.max_tokens as u32,
+                "tokenRatio": throttling.token_ratio,
+            },
+            "healthCheckConfig": { "serviceName": "" },
+        })
+    })
 }
 
 fn method_config((service, method, policy): (&str, &str, &MethodPolicy)) -> Value {

@@ -6,9 +6,9 @@ use std::sync::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use mesh::Channel;
 use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
+use weft_mesh::Channel;
 
 use crate::echo::{self, READ, Server, WRITE};
 

@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::{Channel, Context};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -18,6 +17,7 @@ use tokio::{
     },
 };
 use tonic::Code;
+use weft_mesh::{Channel, Context};
 
 use crate::echo::{self, READ, Server, WRITE};
 

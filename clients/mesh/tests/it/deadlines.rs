@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::{Context, grpc_timeout};
 use tonic::{Code, Request};
+use weft_mesh::{Context, grpc_timeout};
 
 use crate::echo::{self, READ, Server, Text};
 

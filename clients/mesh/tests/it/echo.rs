@@ -13,16 +13,16 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request as HttpRequest, Response as HttpResponse};
-use mesh::{
-    Channel, ChannelOptions, MIN_PING_INTERVAL, MethodPolicy, Policies,
-    policy::{Idempotency, Retry},
-};
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
 use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
 use tonic::transport::{ServerTlsConfig, server::Router};
 use tonic::{Code, Request, Response, Status, body::Body, server::NamedService};
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_prost::ProstCodec;
+use weft_mesh::{
+    Channel, ChannelOptions, MIN_PING_INTERVAL, MethodPolicy, Policies,
+    policy::{Idempotency, Retry},
+};
 
 pub(crate) const READ: &str = "/mesh.test.v1.EchoService/Read";
 pub(crate) const WRITE: &str = "/mesh.test.v1.EchoService/Write";

@@ -5,11 +5,11 @@ use std::{
     time::Duration,
 };
 
-use mesh::{
+use tonic::Status;
+use weft_mesh::{
     Channel, MethodPolicy, Policies,
     policy::{Hedging, Idempotency},
 };
-use tonic::Status;
 
 use crate::echo::{self, READ, Server};
 

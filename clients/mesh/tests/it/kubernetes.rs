@@ -2,7 +2,6 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
-use mesh::{Channel, KubernetesApi};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
     ServerConfig,
@@ -14,6 +13,7 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tonic::Code;
+use weft_mesh::{Channel, KubernetesApi};
 
 use crate::{
     echo::{self, READ, Server},

@@ -11,7 +11,6 @@ mod hedging;
 mod kubernetes;
 mod kubernetes_api;
 mod operations;
-mod policies;
 mod refusals;
 mod retries;
 mod telemetry;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use mesh::{Channel, Context, Error, Fault};
 use tonic::{Code, Status};
+use weft_mesh::{Channel, Context, Error, Fault};
 
 use crate::echo::{self, READ, Server, WRITE};
 

@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use mesh::{Channel, Context, MethodPolicy, Origin, Policies, policy};
 use tonic::{Code, Request, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
+use weft_mesh::{Channel, Context, MethodPolicy, Origin, Policies, policy};
 
 use crate::echo::{self, READ, Server, Text, WRITE};
 

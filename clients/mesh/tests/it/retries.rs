@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::{Context, context::PREVIOUS_ATTEMPTS};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
+use weft_mesh::{Context, context::PREVIOUS_ATTEMPTS};
 
 use crate::echo::{self, READ, Server, Text, WRITE};
 

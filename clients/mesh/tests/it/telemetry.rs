@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mesh::Channel;
 use opentelemetry::{KeyValue, global, trace::TracerProvider};
 use opentelemetry_sdk::{
     metrics::{InMemoryMetricExporter, SdkMeterProvider},
@@ -11,6 +10,7 @@ use opentelemetry_sdk::{
 use tonic::Status;
 use tracing::Instrument;
 use tracing_subscriber::layer::SubscriberExt;
+use weft_mesh::Channel;
 
 use crate::echo::{self, READ, Server};
 

@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use mesh::{Channel, Tls};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use tempfile::TempDir;
 use tonic::{
     Code,
     transport::{Certificate, Identity, ServerTlsConfig},
 };
+use weft_mesh::{Channel, Tls};
 
 use crate::echo::{self, READ, Server};
 

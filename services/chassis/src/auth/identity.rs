@@ -1,8 +1,8 @@
 //! The caller's identity, from a verified token.
 
-use mesh::policy::{Role, role_name};
 use tonic::{Extensions, Request, Status};
 
+use super::RoleSet;
 use crate::{Facility, status};
 
 /// The caller of a request. The facility and the roles come from the token, never from the request.
@@ -34,67 +34,5 @@ impl Identity {
     pub fn from_extensions(extensions: &Extensions) -> Result<&Identity, Status> {
         let identity = extensions.get::<Identity>();
         identity.ok_or_else(|| status::unauthenticated("NO_TOKEN", "the call needs a token"))
-    }
-}
-
-/// A set of the contract's roles.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RoleSet(u16);
-
-const ROLES: [Role; 6] = [
-    Role::Viewer,
-    Role::Clerk,
-    Role::Cashier,
-    Role::Biller,
-    Role::Operator,
-    Role::Admin,
-];
-
-impl RoleSet {
-    /// The roles with these names (`clerk`). Unknown names are ignored: a token may also be meant for other
-    /// systems.
-    pub fn from_names<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> RoleSet {
-        let known = |name: N| ROLES.into_iter().find(|role| role_name(*role) == name.as_ref());
-        names.into_iter().filter_map(known).collect()
-    }
-
-    /// Whether `role` is in the set; `admin` includes all roles.
-    pub fn has(self, role: Role) -> bool {
-        let bits = bit(role) | bit(Role::Admin);
-        self.0 & bits != 0
-    }
-
-    /// The names of the roles.
-    pub fn names(self) -> impl Iterator<Item = &'static str> {
-        ROLES
-            .into_iter()
-            .filter(move |role| self.0 & bit(*role) != 0)
-            .map(role_name)
-    }
-}
-
-impl FromIterator<Role> for RoleSet {
-    fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> RoleSet {
-        RoleSet(roles.into_iter().fold(0, |bits, role| bits | bit(role)))
-    }
-}
-
-fn bit(role: Role) -> u16 {
-    match role {
-        Role::Unspecified => 0,
-        role => 1 << (role as i32),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn admin_has_every_role_and_the_unspecified_role_is_never_granted() {
-        let admin = RoleSet::from_names(["admin"]);
-        assert!(ROLES.into_iter().all(|role| admin.has(role)));
-        assert!(!RoleSet::from_names(["clerk", "unknown"]).has(Role::Cashier));
-        assert!(!RoleSet::default().has(Role::Unspecified));
     }
 }

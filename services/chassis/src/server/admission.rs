@@ -51,7 +51,7 @@ impl Layer {
     fn acquire(&self, criticality: Criticality) -> Result<Permit, Duration> {
         let percent = match criticality {
             Criticality::Sheddable => 70,
-            Criticality::Unspecified | Criticality::Normal => 90,
+            Criticality::Normal => 90,
             Criticality::Critical => 100,
         };
         // Rounded down, so that a small limit also reserves something; but at least one call must pass.

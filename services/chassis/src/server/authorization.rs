@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::BoxFuture;
-use mesh::{MethodPolicy, policy::role_name};
+use mesh::MethodPolicy;
 use tonic::Status;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     call::{Call, Layer as CallLayer, Next, refuse},
     tls::{self, Peer},
 };
-use crate::{Identity, status};
+use crate::{Identity, auth::Role, status};
 
 pub(super) struct Layer {
     services: Services,
@@ -65,13 +65,13 @@ fn allow(policy: &MethodPolicy, identity: &Identity) -> Result<(), Status> {
             format!("service {service} may not call this method"),
         ));
     }
-    if policy.roles.is_empty() || policy.roles.iter().any(|role| identity.roles.has(*role)) {
+    let has = |name: &String| Role::find(name).is_some_and(|role| identity.roles.has(role));
+    if policy.roles.is_empty() || policy.roles.iter().any(has) {
         return Ok(());
     }
-    let wanted: Vec<_> = policy.roles.iter().map(|role| role_name(*role)).collect();
     Err(status::permission_denied(
         "ROLE_MISSING",
-        format!("the call needs one of these roles: {}", wanted.join(", ")),
+        format!("the call needs one of these roles: {}", policy.roles.join(", ")),
     ))
 }
 
@@ -113,14 +113,12 @@ impl Services {
 mod tests {
     use std::time::Duration;
 
-    use mesh::policy::Role;
-
     use super::*;
     use crate::{Facility, auth::RoleSet};
 
     fn policy(roles: &[Role], callers: &[&str]) -> MethodPolicy {
         MethodPolicy {
-            roles: roles.to_vec(),
+            roles: roles.iter().map(|role| role.name().to_owned()).collect(),
             callers: callers.iter().map(ToString::to_string).collect(),
             ..MethodPolicy::new(Duration::from_secs(1))
         }

@@ -72,7 +72,7 @@ impl Default for Rate {
 impl RateLimits {
     fn for_class(&self, class: RateLimitClass) -> Rate {
         match class {
-            RateLimitClass::Unspecified | RateLimitClass::Read => self.read,
+            RateLimitClass::Read => self.read,
             RateLimitClass::Write => self.write,
             RateLimitClass::Bulk => self.bulk,
             RateLimitClass::Admin => self.admin,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     Facility,
-    auth::{RoleSet, ServiceTokens, issuer::Issuer},
+    auth::{Role, RoleSet, ServiceTokens, issuer::Issuer},
 };
 
 async fn verifier(issuer: &Issuer) -> Verifier {
@@ -192,7 +192,7 @@ async fn an_identity_provider_may_sign_by_each_allowed_algorithm_and_no_other() 
     for kid in ["ec", "rsa", "pss"] {
         let token = issuer.signed_by(kid, |_| {});
         let identity = all.verify(&token).await.unwrap();
-        assert!(identity.roles.has(mesh::policy::Role::Clerk), "{kid}");
+        assert!(identity.roles.has(Role::Clerk), "{kid}");
         let (head, signature) = token.rsplit_once('.').unwrap();
         let mut wrong = URL_SAFE_NO_PAD.decode(signature).unwrap();
         wrong[9] ^= 1;

@@ -1,14 +1,76 @@
-//! The policy of each method, read from the contract.
+//! How the calls of gRPC methods are handled: timeouts, retries, hedging, importance, and who may call. A contract
+//! declares it with the options of `mesh/v1/policy.proto`; this crate reads them from the descriptors.
+//!
+//! A method without these options has defaults ([`Policies::from_descriptors`]), so that every contract can be used.
+
+#![warn(missing_docs)]
 
 mod descriptors;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-pub use proto::mesh::v1::{Criticality, RateLimitClass, Role};
 use tonic::Code;
 
-use crate::Error;
-pub(crate) use descriptors::validate;
+/// Why the policies of a contract cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The bytes are not a descriptor set.
+    #[error("the descriptor set cannot be read")]
+    Descriptors(#[source] prost_reflect::DescriptorError),
+    /// Required parts of the contract are missing or contradictory. One line for each error, with its method.
+    #[error("the contract is incomplete:\n  {}", .0.join("\n  "))]
+    Contract(Vec<String>),
+}
+
+/// How important a call is under overload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Criticality {
+    /// Batch and background work: shed first.
+    Sheddable,
+    /// The default.
+    #[default]
+    Normal,
+    /// Shed last.
+    Critical,
+}
+
+impl Criticality {
+    /// The name in the contract: `CRITICALITY_NORMAL`.
+    pub fn as_str_name(self) -> &'static str {
+        match self {
+            Criticality::Sheddable => "CRITICALITY_SHEDDABLE",
+            Criticality::Normal => "CRITICALITY_NORMAL",
+            Criticality::Critical => "CRITICALITY_CRITICAL",
+        }
+    }
+}
+
+/// The class by which rate limits are configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RateLimitClass {
+    /// Reads; the default.
+    #[default]
+    Read,
+    /// Writes.
+    Write,
+    /// Long streams and bulk imports.
+    Bulk,
+    /// Operators' tools.
+    Admin,
+}
+
+impl RateLimitClass {
+    /// The name in the contract: `RATE_LIMIT_CLASS_READ`.
+    pub fn as_str_name(self) -> &'static str {
+        match self {
+            RateLimitClass::Read => "RATE_LIMIT_CLASS_READ",
+            RateLimitClass::Write => "RATE_LIMIT_CLASS_WRITE",
+            RateLimitClass::Bulk => "RATE_LIMIT_CLASS_BULK",
+            RateLimitClass::Admin => "RATE_LIMIT_CLASS_ADMIN",
+        }
+    }
+}
 
 /// The policies of every method of a contract, by path. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -25,13 +87,13 @@ pub struct MethodPolicy {
     pub retry: Option<Retry>,
     /// When a second attempt starts before the first has failed; `None`: never.
     pub hedging: Option<Hedging>,
-    /// Determines which calls are shed first under overload; never `Unspecified`.
+    /// Determines which calls are shed first under overload.
     pub criticality: Criticality,
-    /// The roles that may call, any one of which is sufficient; empty: any authenticated caller.
-    pub roles: Vec<Role>,
+    /// The names of the roles that may call, any one of which is sufficient; empty: any authenticated caller.
+    pub roles: Vec<String>,
     /// The services that may call with a service token; empty: only users.
     pub callers: Vec<String>,
-    /// The class of the configured rate limit; never `Unspecified`.
+    /// The class of the configured rate limit.
     pub rate_limit_class: RateLimitClass,
     /// Whether every call is recorded in the audit trail.
     pub audited: bool,
@@ -94,24 +156,33 @@ pub enum Idempotency {
     Idempotent,
 }
 
+/// Whether a method without options is an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Required {
+    Yes,
+    No,
+}
+
 impl Policies {
     /// Reads the policies from an encoded `FileDescriptorSet` that includes its imports and extension options.
     /// Services of the packages `grpc` and `google` are ignored.
     ///
-    /// # Errors
-    /// [`Error::Descriptors`] if the bytes cannot be decoded; [`Error::Contract`] with every method that has no
-    /// policy, no idempotency level, or an invalid policy.
-    pub fn from_descriptors(encoded: &[u8]) -> Result<Policies, Error> {
-        descriptors::read(encoded)
-    }
-
-    /// The same for any contract: accepts a service without any policy. Its methods have only the caller's
-    /// timeout, and are retried only if a service config says so.
+    /// A method without `mesh.v1.policy` has no timeout beside its caller's, and is retried and hedged only if a
+    /// service config or the application says so.
     ///
     /// # Errors
-    /// As [`Policies::from_descriptors`], for services that have a policy on some of their methods.
-    pub fn from_any_descriptors(encoded: &[u8]) -> Result<Policies, Error> {
-        descriptors::read_any(encoded)
+    /// [`Error::Descriptors`] if the bytes cannot be decoded; [`Error::Contract`] with every method whose policy
+    /// cannot be used.
+    pub fn from_descriptors(encoded: &[u8]) -> Result<Policies, Error> {
+        descriptors::read(encoded, Required::No)
+    }
+
+    /// The same for contracts in which every method must have a policy and an `idempotency_level`.
+    ///
+    /// # Errors
+    /// As [`Policies::from_descriptors`], and [`Error::Contract`] with every method that lacks one.
+    pub fn from_annotated_descriptors(encoded: &[u8]) -> Result<Policies, Error> {
+        descriptors::read(encoded, Required::Yes)
     }
 
     /// Policies given by path (`/package.Service/Method`), for clients of contracts without policies.
@@ -162,21 +233,13 @@ impl MethodPolicy {
         }
     }
 
+    /// Every rule that the policy breaks, as `field: rule`; empty for one that can be used.
+    pub fn errors(&self) -> Vec<String> {
+        descriptors::broken_rules(self)
+    }
+
     /// Whether a call may be sent again although it may have been executed.
     pub fn repeatable(&self) -> bool {
         self.idempotency != Idempotency::Unknown || self.has_request_id
-    }
-}
-
-/// The name of a role in tokens: without the prefix, in lower case (`cashier`).
-pub fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Unspecified => "unspecified",
-        Role::Viewer => "viewer",
-        Role::Clerk => "clerk",
-        Role::Cashier => "cashier",
-        Role::Biller => "biller",
-        Role::Operator => "operator",
-        Role::Admin => "admin",
     }
 }

@@ -1,12 +1,11 @@
 //! Reading policies from contracts.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{path::Path, time::Duration};
 
-use mesh::{
-    Error, Policies,
-    policy::{Criticality, Idempotency, RateLimitClass, Role},
-};
 use tonic::Code;
+use weft_policy::{Criticality, Error, Idempotency, Policies, RateLimitClass};
 
 fn compile(file: &str) -> Vec<u8> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -23,7 +22,7 @@ fn compile(file: &str) -> Vec<u8> {
 
 #[test]
 fn every_declared_option_is_read() {
-    let policies = Policies::from_descriptors(&compile("good.proto")).unwrap();
+    let policies = Policies::from_annotated_descriptors(&compile("good.proto")).unwrap();
     let get = policies.method("/good.v1.LibraryService/GetBook").unwrap();
     assert_eq!(get.timeout, Duration::from_millis(500));
     let retry = get.retry.as_ref().unwrap();
@@ -45,7 +44,7 @@ fn every_declared_option_is_read() {
         (get.criticality, get.rate_limit_class),
         (Criticality::Critical, RateLimitClass::Read)
     );
-    assert_eq!(get.roles, [Role::Viewer, Role::Clerk]);
+    assert_eq!(get.roles, ["viewer", "clerk"]);
     assert_eq!(get.callers, ["order"]);
     assert!(get.audited && !get.anonymous && !get.has_request_id);
     assert_eq!(get.idempotency, Idempotency::NoSideEffects);
@@ -59,7 +58,7 @@ fn every_declared_option_is_read() {
 
 #[test]
 fn a_method_may_name_a_class_of_retries_that_the_contract_defines() {
-    let policies = Policies::from_descriptors(&compile("good.proto")).unwrap();
+    let policies = Policies::from_annotated_descriptors(&compile("good.proto")).unwrap();
     let lend = policies.method("/good.v1.LibraryService/LendBook").unwrap();
     let retry = lend.retry.as_ref().unwrap();
     assert_eq!(
@@ -74,7 +73,7 @@ fn a_method_may_name_a_class_of_retries_that_the_contract_defines() {
 
 #[test]
 fn every_error_is_reported_with_its_method() {
-    let Err(Error::Contract(errors)) = Policies::from_descriptors(&compile("bad.proto")) else {
+    let Err(Error::Contract(errors)) = Policies::from_annotated_descriptors(&compile("bad.proto")) else {
         panic!("a contract with errors")
     };
     let reported = |method: &str, error: &str| {
@@ -110,21 +109,18 @@ fn every_error_is_reported_with_its_method() {
 }
 
 #[test]
-fn the_contract_of_this_repository_is_complete() {
-    Policies::from_descriptors(proto::DESCRIPTORS).unwrap();
-}
-
-#[test]
-fn a_contract_without_our_options_gets_defaults_and_one_with_options_is_validated() {
+fn methods_without_options_have_defaults_and_wrong_options_are_errors() {
     let plain = compile("plain.proto");
-    assert!(Policies::from_descriptors(&plain).is_err());
-    let policies = Policies::from_any_descriptors(&plain).unwrap();
+    assert!(Policies::from_annotated_descriptors(&plain).is_err());
+    let policies = Policies::from_descriptors(&plain).unwrap();
     let hello = policies.method("/greeter.v1.GreeterService/SayHello").unwrap();
     assert!(!hello.declared && !hello.repeatable() && hello.retry.is_none());
     let hellos = policies.method("/greeter.v1.GreeterService/SayHellos").unwrap();
     assert!(hellos.server_streaming && hellos.repeatable());
-    assert!(
-        Policies::from_any_descriptors(&compile("bad.proto")).is_err(),
-        "a service that has some policies must have them all"
-    );
+    let Err(Error::Contract(errors)) = Policies::from_descriptors(&compile("bad.proto")) else {
+        panic!("options that cannot be used")
+    };
+    let without_options = |line: &&String| line.contains("no (mesh") || line.contains("no idempotency_level");
+    assert_eq!(errors.iter().find(without_options), None);
+    assert_eq!(errors.len(), 7, "{errors:#?}");
 }
