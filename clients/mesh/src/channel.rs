@@ -34,7 +34,7 @@ use crate::{
         Retry,
         budget::{Budget, Budgets, Throttling},
     },
-    service_config::{self, ServiceConfig},
+    service_config::{self, ServiceConfig, file::File},
     supervisor::{Demand, Published, Supervisor},
     telemetry::{Calls, Metrics},
     throttle::{self, Throttle},
@@ -80,14 +80,15 @@ impl Channel {
             options.tuning.zone.as_deref(),
         )?;
         target.check_scheme(&options.target, options.tuning.tls.is_some())?;
-        let config = options
-            .tuning
-            .service_config
+        let file = options
+            .service_config_file
             .as_deref()
-            .map(ServiceConfig::parse)
+            .map(File::read)
             .transpose()?;
-        let config = config.unwrap_or_default();
-        let methods = Methods::new(policies, &config, options.tuning.wait_for_ready)?;
+        let json = file.as_ref().map(File::content);
+        let config = json.or(options.tuning.service_config.as_deref());
+        let config = config.map(ServiceConfig::parse).transpose()?.unwrap_or_default();
+        let methods = methods(&options, policies, &config)?;
 
         let tuning = Arc::new(options.tuning.clone());
         let credentials = tuning.tls.as_ref().map(Credentials::load).transpose()?;
@@ -140,10 +141,12 @@ impl Channel {
             supervisor: runtime.spawn(supervisor.run(target)).abort_handle(),
         };
         let stack = stack(balance, &shared, &tuning, &metrics);
-        Ok(Channel {
-            shared: Arc::new(shared),
-            stack,
-        })
+        let shared = Arc::new(shared);
+        if let Some(file) = file {
+            let channel = Arc::downgrade(&shared);
+            runtime.spawn(file.watch(move |json| Some(channel.upgrade()?.reconfigure(json))));
+        }
+        Ok(Channel { shared, stack })
     }
 
     /// Applies another service config to the calls that begin from now on. `healthCheckConfig` is fixed when the
@@ -152,29 +155,7 @@ impl Channel {
     /// # Errors
     /// If the config is invalid, with the path of the first error; the current config stays in force.
     pub fn reconfigure(&self, service_config: &str) -> Result<(), Error> {
-        let config = ServiceConfig::parse(service_config)?;
-        let watched = config
-            .health_check_config
-            .as_ref()
-            .map(|health| health.service_name.as_str());
-        if watched != self.shared.health_service.as_deref() {
-            return Err(service_config::invalid(
-                "healthCheckConfig",
-                "cannot change while the channel is open",
-            ));
-        }
-        let methods = Methods::new(
-            &self.shared.policies,
-            &config,
-            self.shared.options.tuning.wait_for_ready,
-        )?;
-        self.shared.budgets.set_throttling(throttling(&config));
-        *self
-            .shared
-            .methods
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(methods);
-        Ok(())
+        self.shared.reconfigure(service_config)
     }
 
     fn begin(&self, mut request: Request<Body>) -> Result<Call, Status> {
@@ -230,6 +211,12 @@ fn stack(balance: Balance, shared: &Shared, tuning: &Tuning, metrics: &Arc<Metri
     Deadline::new(calls)
 }
 
+/// The effective policies of the methods.
+fn methods(options: &ChannelOptions, policies: &Policies, config: &ServiceConfig) -> Result<Methods, Error> {
+    let wait_for_ready = options.tuning.wait_for_ready;
+    Methods::new(policies, config, &options.call_policies, wait_for_ready)
+}
+
 fn throttling(config: &ServiceConfig) -> Throttling {
     let configured = config.retry_throttling.map(|config| Throttling {
         max_tokens: config.max_tokens,
@@ -247,6 +234,24 @@ fn user_agent(caller: &str) -> Result<HeaderValue, Error> {
 }
 
 impl Shared {
+    fn reconfigure(&self, service_config: &str) -> Result<(), Error> {
+        let config = ServiceConfig::parse(service_config)?;
+        let watched = config
+            .health_check_config
+            .as_ref()
+            .map(|health| health.service_name.as_str());
+        if watched != self.health_service.as_deref() {
+            return Err(service_config::invalid(
+                "healthCheckConfig",
+                "cannot change while the channel is open",
+            ));
+        }
+        let methods = methods(&self.options, &self.policies, &config)?;
+        self.budgets.set_throttling(throttling(&config));
+        *self.methods.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(methods);
+        Ok(())
+    }
+
     fn methods(&self) -> Arc<Methods> {
         Arc::clone(&self.methods.read().unwrap_or_else(PoisonError::into_inner))
     }

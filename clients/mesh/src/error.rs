@@ -1,5 +1,7 @@
 //! Errors of building channels and policies.
 
+use std::path::PathBuf;
+
 /// Why a channel or its policies could not be built. Calls themselves fail with a [`tonic::Status`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -30,6 +32,14 @@ pub enum Error {
         path: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The file with the service config cannot be read.
+    #[error("{file} cannot be read")]
+    ServiceConfigFile {
+        /// The configured path.
+        file: PathBuf,
+        /// Why it cannot be read.
+        source: std::io::Error,
     },
     /// A channel runs background tasks, so it can only be created inside a tokio runtime.
     #[error("a channel can only be created inside a tokio runtime")]

@@ -14,6 +14,8 @@ pub mod grpc_timeout;
 pub mod origin;
 pub mod snapshot;
 
+mod builder;
+mod call_policy;
 mod channel;
 mod method;
 mod methods;
@@ -47,6 +49,8 @@ mod tls;
 
 mod error;
 
+pub use builder::ChannelBuilder;
+pub use call_policy::CallPolicy;
 pub use channel::Channel;
 pub use context::Context;
 pub use discovery::{KubernetesApi, is_exposed};

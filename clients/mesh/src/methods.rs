@@ -1,68 +1,84 @@
-//! The effective policy of each method: the contract, overridden by the operator's service config.
+//! The effective policy of each method: the contract, overridden by the service config and by the application.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     Error, MethodPolicy, Policies,
+    call_policy::CallPolicies,
     message_size::MessageLimit,
     method::Method,
     policy::{Hedging, Idempotency, Retry},
-    service_config::{MethodConfig, ServiceConfig, invalid},
+    service_config::{ServiceConfig, invalid},
 };
 
 /// All methods of a channel, by path.
 #[derive(Debug)]
 pub(crate) struct Methods {
     by_path: HashMap<String, Arc<Method>>,
-    /// For methods that the service config names and the contract does not: one for each entry of the config.
-    configured: Vec<Arc<Method>>,
+    layers: [Layer; 2],
+    /// For methods that the contract does not have: one for each pair of the entries that may apply to them, the
+    /// service config's and the application's. Without an entry they come first.
+    others: Vec<Vec<Arc<Method>>>,
+}
+
+/// Overrides of the contract.
+#[derive(Clone, Debug)]
+struct Layer {
     config: ServiceConfig,
-    /// For methods without a policy.
-    unlisted: Arc<Method>,
+    origin: Origin,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    ServiceConfig,
+    Application,
 }
 
 impl Methods {
-    /// Overrides the contract's policies with the service config.
+    /// Overrides the contract's policies with the service config, and both with what the application says.
     ///
     /// # Errors
-    /// If the result violates a rule for policies, such as a retry of a method that is not idempotent, or if the
-    /// config names a method that the contract does not have.
+    /// If the result violates a rule for policies, such as a retry of a method that is not idempotent, or if a
+    /// method is named that the contract does not have.
     pub(crate) fn new(
         policies: &Policies,
         config: &ServiceConfig,
+        application: &CallPolicies,
         wait_for_ready: bool,
     ) -> Result<Methods, Error> {
-        check_names(policies, config)?;
+        // A later one takes precedence.
+        let layers = [
+            Layer {
+                config: config.clone(),
+                origin: Origin::ServiceConfig,
+            },
+            Layer {
+                config: application.config().clone(),
+                origin: Origin::Application,
+            },
+        ];
+        for layer in &layers {
+            layer.check_names(policies)?;
+        }
         let mut by_path = HashMap::new();
         for (path, declared) in policies.iter() {
             let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
             let mut method = Method::new(path.trim_start_matches('/'), None);
             method.wait_for_ready = wait_for_ready;
             let mut policy = declared.clone();
-            if let Some((place, overrides)) = config.find(service, name) {
-                apply(overrides, place, &mut policy, &mut method)?;
+            for layer in &layers {
+                if let Some((place, _)) = layer.config.find(service, name) {
+                    layer.apply(place, &mut policy, &mut method)?;
+                }
             }
             method.policy = Some(Arc::new(policy));
             by_path.insert(path.to_owned(), Arc::new(method));
         }
-        let mut configured = Vec::new();
-        for (place, overrides) in config.method_config.iter().enumerate() {
-            let mut method = unlisted(wait_for_ready);
-            let mut policy = MethodPolicy {
-                declared: false,
-                ..MethodPolicy::new(Duration::MAX)
-            };
-            apply(overrides, place, &mut policy, &mut method)?;
-            // The response may be a stream, so its duration must not count as latency.
-            policy.server_streaming = true;
-            method.policy = Some(Arc::new(policy));
-            configured.push(Arc::new(method));
-        }
+        let others = others(&layers, wait_for_ready)?;
         Ok(Methods {
             by_path,
-            configured,
-            config: config.clone(),
-            unlisted: Arc::new(unlisted(wait_for_ready)),
+            layers,
+            others,
         })
     }
 
@@ -71,15 +87,46 @@ impl Methods {
             return method;
         }
         let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
-        let place = self.config.find(service, name).map(|(place, _)| place);
-        place
-            .and_then(|place| self.configured.get(place))
-            .unwrap_or(&self.unlisted)
+        let [config, application] = self.layers.each_ref().map(|layer| {
+            let found = layer.config.find(service, name);
+            found.map_or(0, |(place, _)| place + 1)
+        });
+        &self.others[config][application]
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Method>> {
         self.by_path.values()
     }
+}
+
+/// The methods outside the contract: see [`Methods::others`].
+fn others(layers: &[Layer; 2], wait_for_ready: bool) -> Result<Vec<Vec<Arc<Method>>>, Error> {
+    let [configs, applications] = layers.each_ref().map(|layer| layer.config.method_config.len());
+    let other = |config: usize, application: usize| -> Result<Arc<Method>, Error> {
+        let mut method = unlisted(wait_for_ready);
+        if config + application > 0 {
+            let mut policy = MethodPolicy {
+                declared: false,
+                ..MethodPolicy::new(Duration::MAX)
+            };
+            for (layer, entry) in layers.iter().zip([config, application]) {
+                if let Some(place) = entry.checked_sub(1) {
+                    layer.apply(place, &mut policy, &mut method)?;
+                }
+            }
+            // The response may be a stream, so its duration must not count as latency.
+            policy.server_streaming = true;
+            method.policy = Some(Arc::new(policy));
+        }
+        Ok(Arc::new(method))
+    };
+    (0..=configs)
+        .map(|config| {
+            (0..=applications)
+                .map(|application| other(config, application))
+                .collect()
+        })
+        .collect()
 }
 
 /// Stands for all methods without a policy.
@@ -90,79 +137,97 @@ fn unlisted(wait_for_ready: bool) -> Method {
     unlisted
 }
 
-/// Rejects method names that a known service does not have. Services that are not in the contract are accepted.
-fn check_names(policies: &Policies, config: &ServiceConfig) -> Result<(), Error> {
-    for (place, overrides) in config.method_config.iter().enumerate() {
-        for (index, name) in overrides.name.iter().enumerate() {
-            let prefix = if name.service.is_empty() {
-                "/".to_owned()
-            } else {
-                format!("/{}/", name.service)
-            };
-            let of_service = || policies.iter().filter_map(|(path, _)| path.strip_prefix(&prefix));
-            let known = name.method.is_empty() || of_service().any(|method| method == name.method);
-            if !known && of_service().next().is_some() {
-                return Err(invalid(
-                    &format!("methodConfig[{place}].name[{index}]"),
-                    "is not in the contract",
-                ));
+impl Layer {
+    /// An error of the entry at `place`, or of a field of it.
+    fn error(&self, place: usize, field: &str, reason: &str) -> Error {
+        match self.origin {
+            Origin::ServiceConfig => invalid(&format!("methodConfig[{place}]{field}"), reason),
+            Origin::Application => Error::Setting {
+                setting: "policy".to_owned(),
+                reason: reason.to_owned(),
+            },
+        }
+    }
+
+    /// Rejects method names that a known service does not have. Services that are not in the contract are accepted.
+    fn check_names(&self, policies: &Policies) -> Result<(), Error> {
+        for (place, overrides) in self.config.method_config.iter().enumerate() {
+            for (index, name) in overrides.name.iter().enumerate() {
+                let prefix = if name.service.is_empty() {
+                    "/".to_owned()
+                } else {
+                    format!("/{}/", name.service)
+                };
+                let of_service = || policies.iter().filter_map(|(path, _)| path.strip_prefix(&prefix));
+                let known = name.method.is_empty() || of_service().any(|method| method == name.method);
+                if !known && of_service().next().is_some() {
+                    let reason = format!("{}/{} is not in the contract", name.service, name.method);
+                    return Err(self.error(place, &format!(".name[{index}]"), &reason));
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
-}
 
-fn apply(
-    overrides: &MethodConfig,
-    place: usize,
-    policy: &mut MethodPolicy,
-    method: &mut Method,
-) -> Result<(), Error> {
-    let source = |field: &str| format!("methodConfig[{place}].{field}");
-    if let Some(wait) = overrides.wait_for_ready {
-        method.wait_for_ready = wait;
-        method.sources.wait_for_ready = source("waitForReady");
-    }
-    if let Some(timeout) = overrides.timeout {
-        policy.timeout = timeout;
-        method.sources.timeout = source("timeout");
-    }
-    if let Some(retry) = &overrides.retry_policy {
-        policy.retry = Some(Retry {
-            max_attempts: retry.max_attempts,
-            initial_backoff: retry.initial_backoff,
-            max_backoff: retry.max_backoff,
-            backoff_multiplier: retry.backoff_multiplier,
-            retryable_codes: retry.retryable_status_codes.clone(),
-            attempt_timeout: retry.per_attempt_recv_timeout,
-        });
-        if !policy.declared && policy.idempotency == Idempotency::Unknown {
-            policy.idempotency = Idempotency::Idempotent;
+    /// Applies the entry at `place` to a method.
+    fn apply(&self, place: usize, policy: &mut MethodPolicy, method: &mut Method) -> Result<(), Error> {
+        let overrides = &self.config.method_config[place];
+        let source = |field: &str| match self.origin {
+            Origin::ServiceConfig => format!("methodConfig[{place}].{field}"),
+            Origin::Application => "application".to_owned(),
+        };
+        if let Some(wait) = overrides.wait_for_ready {
+            method.wait_for_ready = wait;
+            method.sources.wait_for_ready = source("waitForReady");
         }
-        policy.hedging = None;
-        method.sources.retry = source("retryPolicy");
-        method.sources.hedging = source("retryPolicy");
-    }
-    if let Some(hedging) = &overrides.hedging_policy {
-        policy.hedging = Some(Hedging {
-            max_attempts: hedging.max_attempts,
-            delay: hedging.hedging_delay,
-            non_fatal_codes: hedging.non_fatal_status_codes.clone(),
-        });
-        method.sources.hedging = source("hedgingPolicy");
-        if !policy.declared {
-            policy.idempotency = Idempotency::NoSideEffects;
+        if let Some(timeout) = overrides.timeout {
+            policy.timeout = timeout;
+            method.sources.timeout = source("timeout");
         }
-    }
-    let limit = |setting, bytes: Option<u32>| bytes.map(|bytes| MessageLimit { setting, bytes });
-    method.request_limit = limit("maxRequestMessageBytes", overrides.max_request_message_bytes);
-    method.response_limit = limit("maxResponseMessageBytes", overrides.max_response_message_bytes);
-    match policy.errors().first() {
-        None => Ok(()),
-        Some(reason) => Err(invalid(
-            &format!("methodConfig[{place}]"),
-            &format!("for {}: {reason}", method.name),
-        )),
+        if let Some(retry) = &overrides.retry_policy {
+            policy.retry = Some(Retry {
+                max_attempts: retry.max_attempts,
+                initial_backoff: retry.initial_backoff,
+                max_backoff: retry.max_backoff,
+                backoff_multiplier: retry.backoff_multiplier,
+                retryable_codes: retry.retryable_status_codes.clone(),
+                attempt_timeout: retry.per_attempt_recv_timeout,
+            });
+            if !policy.declared && policy.idempotency == Idempotency::Unknown {
+                policy.idempotency = Idempotency::Idempotent;
+            }
+            policy.hedging = None;
+            method.sources.retry = source("retryPolicy");
+            method.sources.hedging = source("retryPolicy");
+        }
+        if let Some(hedging) = &overrides.hedging_policy {
+            policy.hedging = Some(Hedging {
+                max_attempts: hedging.max_attempts,
+                delay: hedging.hedging_delay,
+                non_fatal_codes: hedging.non_fatal_status_codes.clone(),
+            });
+            method.sources.hedging = source("hedgingPolicy");
+            if !policy.declared {
+                policy.idempotency = Idempotency::NoSideEffects;
+            }
+        }
+        let limit = |setting, bytes: Option<u32>, now: Option<MessageLimit>| {
+            bytes.map(|bytes| MessageLimit { setting, bytes }).or(now)
+        };
+        method.request_limit = limit(
+            "maxRequestMessageBytes",
+            overrides.max_request_message_bytes,
+            method.request_limit,
+        );
+        method.response_limit = limit(
+            "maxResponseMessageBytes",
+            overrides.max_response_message_bytes,
+            method.response_limit,
+        );
+        match policy.errors().first() {
+            None => Ok(()),
+            Some(reason) => Err(self.error(place, "", &format!("for {}: {reason}", method.name))),
+        }
     }
 }
 
@@ -180,7 +245,12 @@ mod tests {
     }
 
     fn build(json: &str) -> Result<Methods, Error> {
-        Methods::new(&policies(), &ServiceConfig::parse(json)?, false)
+        Methods::new(
+            &policies(),
+            &ServiceConfig::parse(json)?,
+            &CallPolicies::default(),
+            false,
+        )
     }
 
     const RETRY: &str = r#"{"maxAttempts": 2, "initialBackoff": "1s", "maxBackoff": "1s",

@@ -1,10 +1,10 @@
 //! The options of a channel: caller and service, target, and the tuning that operators may change.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Fault, Tls, discovery::KubernetesApi};
+use crate::{Error, Fault, Tls, call_policy::CallPolicies, discovery::KubernetesApi};
 
 /// The options of a [`Channel`](crate::Channel).
 #[derive(Clone, Debug)]
@@ -18,6 +18,11 @@ pub struct ChannelOptions {
     pub caller: String,
     /// Limits and timeouts; the defaults are for calls inside one data centre.
     pub tuning: Tuning,
+    /// A file with gRPC's service config in JSON, in place of [`Tuning::service_config`]. It is checked every second:
+    /// a changed one applies to the calls that begin from then on, an invalid one is logged and changes nothing.
+    /// Default none.
+    pub service_config_file: Option<PathBuf>,
+    pub(crate) call_policies: CallPolicies,
     /// Whether this environment allows [`Tuning::inject`]; if not, configuring a fault is an error.
     pub allow_faults: bool,
 }
@@ -35,6 +40,8 @@ impl ChannelOptions {
             service,
             caller,
             tuning: Tuning::default(),
+            service_config_file: None,
+            call_policies: CallPolicies::default(),
             allow_faults: false,
         }
     }
@@ -45,6 +52,12 @@ impl ChannelOptions {
             return Err(Error::Setting {
                 setting: setting.to_owned(),
                 reason,
+            });
+        }
+        if self.service_config_file.is_some() && self.tuning.service_config.is_some() {
+            return Err(Error::Setting {
+                setting: "service_config_file".to_owned(),
+                reason: "contradicts tuning.service_config".to_owned(),
             });
         }
         if !self.allow_faults && !self.tuning.inject.is_empty() {

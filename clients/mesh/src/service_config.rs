@@ -3,6 +3,7 @@
 //! Parsing is strict: unknown, unsupported or contradictory settings are errors with their path, because a
 //! silently ignored setting would be discovered only in an outage.
 
+pub(crate) mod file;
 mod generate;
 mod scalars;
 
@@ -30,7 +31,7 @@ pub(crate) struct ServiceConfig {
     pub(crate) health_check_config: Option<HealthCheckConfig>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct MethodConfig {
     #[serde(default)]

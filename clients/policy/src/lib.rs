@@ -134,6 +134,20 @@ pub struct Retry {
     pub attempt_timeout: Option<Duration>,
 }
 
+impl Retry {
+    /// Retries after UNAVAILABLE, with a backoff of 50 ms that doubles up to 1 s.
+    pub fn new(max_attempts: u32) -> Retry {
+        Retry {
+            max_attempts,
+            initial_backoff: Duration::from_millis(50),
+            max_backoff: Duration::from_secs(1),
+            backoff_multiplier: 2.0,
+            retryable_codes: vec![Code::Unavailable],
+            attempt_timeout: None,
+        }
+    }
+}
+
 /// gRFC A6 hedging.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hedging {
@@ -143,6 +157,17 @@ pub struct Hedging {
     pub delay: Duration,
     /// The codes after which other attempts continue; empty: only UNAVAILABLE.
     pub non_fatal_codes: Vec<Code>,
+}
+
+impl Hedging {
+    /// Attempts at intervals of `delay`, or of the observed p95 once it is known; only UNAVAILABLE is not final.
+    pub fn new(max_attempts: u32, delay: Duration) -> Hedging {
+        Hedging {
+            max_attempts,
+            delay,
+            non_fatal_codes: Vec::new(),
+        }
+    }
 }
 
 /// `google.protobuf.MethodOptions.idempotency_level`.
@@ -194,6 +219,21 @@ impl Policies {
                     .map(|(path, policy)| (path, Arc::new(policy)))
                     .collect(),
             ),
+        }
+    }
+
+    /// These policies and `others`, which take precedence.
+    #[must_use]
+    pub fn and(&self, others: &Policies) -> Policies {
+        let mut methods = HashMap::clone(&self.methods);
+        methods.extend(
+            others
+                .methods
+                .iter()
+                .map(|(path, policy)| (path.clone(), policy.clone())),
+        );
+        Policies {
+            methods: Arc::new(methods),
         }
     }
 

@@ -6,7 +6,7 @@ use mesh::Policies;
 
 /// The call policies of all methods in the contract.
 pub(crate) fn policies() -> Result<Policies, mesh::Error> {
-    Policies::from_annotated_descriptors(proto::DESCRIPTORS)
+    Ok(Policies::from_annotated_descriptors(proto::DESCRIPTORS)?)
 }
 
 /// The timeout of a method in the contract. `method` is `order.v1.OrderService/GetOrder`, for example.

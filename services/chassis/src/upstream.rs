@@ -1,7 +1,5 @@
 //! Another service that this one calls.
 
-mod overrides;
-
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -81,14 +79,6 @@ pub enum Error {
         /// What is wrong.
         source: mesh::Error,
     },
-    /// The file with the overrides cannot be read.
-    #[error("{file} cannot be read")]
-    Read {
-        /// Which file.
-        file: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
 }
 
 impl Process {
@@ -107,22 +97,13 @@ impl Process {
         if let Some(tls) = &upstream.tls {
             options.tuning.tls = Some(tls.clone());
         }
-        let file = upstream
+        options
             .service_config_file
-            .as_deref()
-            .map(overrides::File::read)
-            .transpose()?;
-        if let Some(file) = &file {
-            options.tuning.service_config = Some(file.content().to_owned());
-        }
+            .clone_from(&upstream.service_config_file);
         let channel = mesh::Channel::connect(options, &self.policies).map_err(|source| Error::Channel {
             service: service.to_owned(),
             source,
         })?;
-        if let Some(file) = file {
-            let watching = file.watch(channel.clone(), self.shutdown.clone());
-            self.tasks.spawn("service config", watching);
-        }
         self.channels.add(channel.clone());
         Ok(channel)
     }
