@@ -79,7 +79,7 @@ impl Channel {
             options.tuning.dns_refresh(),
             options.tuning.zone.as_deref(),
         )?;
-        target.check_scheme(&options.target, options.tuning.tls.is_some())?;
+        let secured = target.is_secured(&options.target, options.tuning.tls.is_some())?;
         let config = options
             .tuning
             .service_config
@@ -90,7 +90,9 @@ impl Channel {
         let methods = Methods::new(policies, &config, options.tuning.wait_for_ready)?;
 
         let tuning = Arc::new(options.tuning.clone());
-        let credentials = tuning.tls.as_ref().map(Credentials::load).transpose()?;
+        let credentials = secured
+            .then(|| Credentials::load(&tuning.tls.clone().unwrap_or_default()))
+            .transpose()?;
         let connector = Arc::new(Connector {
             tuning: Arc::clone(&tuning),
             credentials,

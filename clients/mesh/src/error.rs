@@ -10,7 +10,7 @@ pub enum Error {
     /// Required parts of the contract are missing or contradictory. One line for each error, with its method.
     #[error("the contract is incomplete:\n  {}", .0.join("\n  "))]
     Contract(Vec<String>),
-    /// The target is not of the form `static:<uri>,…`, `dns:<uri>` or `k8s:<uri>`.
+    /// The target is not of the form `static:<uri>,…`, `dns:<uri>`, `k8s:<uri>` or `unix:<path>`.
     #[error("target `{target}`: {reason}")]
     Target {
         /// The configured target.

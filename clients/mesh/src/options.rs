@@ -9,8 +9,8 @@ use crate::{Error, Fault, Tls, discovery::KubernetesApi};
 /// The options of a [`Channel`](crate::Channel).
 #[derive(Clone, Debug)]
 pub struct ChannelOptions {
-    /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102` or `k8s:http://payment.weft:grpc`. An
-    /// endpoint of a `static:` target may have a zone: `http://10.0.0.7:7102;zone=b`.
+    /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102`, `k8s:http://payment.weft:grpc` or
+    /// `unix:/run/payment.sock`. An endpoint of a `static:` target may have a zone: `http://10.0.0.7:7102;zone=b`.
     pub target: String,
     /// The called service, for metrics and error messages: `payment`.
     pub service: String,
@@ -104,7 +104,8 @@ pub struct Tuning {
     pub kubernetes: KubernetesApi,
     /// Injected faults; the first one that matches a method applies. Default none.
     pub inject: Vec<Fault>,
-    /// Mutual TLS; required for `https://` targets and permitted only for these. Default none.
+    /// How servers of `https://` targets are verified, and this process's certificate; permitted only for these
+    /// targets. Default: as [`Tls`] says, without a certificate of this process.
     pub tls: Option<Tls>,
     /// Whether the caller's bearer token is sent to this server: `secured` (over TLS, and to this machine),
     /// `plaintext` (also over plaintext connections) or `never`. Default `secured`.
@@ -205,6 +206,7 @@ impl Tuning {
         if let Some(problem) = self.inject.iter().find_map(Fault::problem) {
             errors.push(("inject", problem));
         }
+        errors.extend(self.tls.iter().flat_map(Tls::errors));
         errors
     }
 
