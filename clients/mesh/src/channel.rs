@@ -30,6 +30,7 @@ use crate::{
     methods::Methods,
     options::Tuning,
     origin,
+    proxy::Proxy,
     retry::{
         Retry,
         budget::{Budget, Budgets, Throttling},
@@ -95,6 +96,7 @@ impl Channel {
             .transpose()?;
         let connector = Arc::new(Connector {
             tuning: Arc::clone(&tuning),
+            proxy: proxy(&tuning, &target)?,
             credentials,
             ping_backoff: PingBackoff::default(),
         });
@@ -238,6 +240,18 @@ fn throttling(config: &ServiceConfig) -> Throttling {
         token_ratio: config.token_ratio,
     });
     configured.unwrap_or_default()
+}
+
+fn proxy(tuning: &Tuning, target: &Target) -> Result<Option<Proxy>, Error> {
+    let proxy = tuning.proxy.as_deref().map(Proxy::parse).transpose();
+    match (proxy, target) {
+        (Ok(Some(_)), Target::Unix(_)) => Err("cannot be used with a Unix socket".to_owned()),
+        (proxy, _) => proxy,
+    }
+    .map_err(|reason| Error::Setting {
+        setting: "proxy".to_owned(),
+        reason,
+    })
 }
 
 fn user_agent(caller: &str) -> Result<HeaderValue, Error> {

@@ -27,6 +27,7 @@ use tonic::body::Body;
 use crate::{
     discovery::Address,
     options::{Pings, Tuning},
+    proxy::{self, Proxy, TunnelError},
     tls::Credentials,
 };
 use activity::Activity;
@@ -47,6 +48,8 @@ const TCP_PROBES: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Connector {
     pub(crate) tuning: Arc<Tuning>,
+    /// `None`: connections are made directly.
+    pub(crate) proxy: Option<Proxy>,
     /// `None`: plaintext.
     pub(crate) credentials: Option<Credentials>,
     pub(crate) ping_backoff: PingBackoff,
@@ -59,6 +62,10 @@ pub(crate) enum ConnectError {
     Timeout(u64),
     #[error("cannot connect")]
     Socket(#[source] io::Error),
+    #[error("cannot connect to the proxy {0}")]
+    Proxy(Proxy, #[source] io::Error),
+    #[error("no tunnel through the proxy {0}")]
+    Tunnel(Proxy, #[source] TunnelError),
     #[error("`{0}` is not a host name")]
     Name(String, #[source] InvalidDnsNameError),
     #[error("TLS handshake failed")]
@@ -102,13 +109,54 @@ impl Connector {
             let stream = dial::unix(&address.host).await.map_err(ConnectError::Socket)?;
             return self.handshake(stream, activity, None).await;
         };
-        let stream = dial::tcp(&address.host, port)
+        if let Some(proxy) = &self.proxy {
+            // Boxed, because few channels have a proxy, and all would keep room for its state.
+            return Box::pin(self.connect_through(proxy, address, port, activity)).await;
+        }
+        let stream = self
+            .connect_tcp(&address.host, port)
             .await
             .map_err(ConnectError::Socket)?;
-        stream.set_nodelay(true).map_err(ConnectError::Socket)?;
-        self.set_tcp_keepalive_options(&stream)
-            .map_err(ConnectError::Socket)?;
         let peer = stream.peer_addr().ok();
+        self.secure(stream, address, activity, peer).await
+    }
+
+    /// Connects through a proxy. The peer is unknown, because it is the proxy that has its address.
+    async fn connect_through(
+        &self,
+        proxy: &Proxy,
+        address: &Address,
+        port: u16,
+        activity: Arc<Activity>,
+    ) -> Result<Connected, ConnectError> {
+        let stream = self
+            .connect_tcp(&proxy.host, proxy.port)
+            .await
+            .map_err(|error| ConnectError::Proxy(proxy.clone(), error))?;
+        let tunnel = proxy::open_tunnel(stream, &address.host, port)
+            .await
+            .map_err(|error| ConnectError::Tunnel(proxy.clone(), error))?;
+        self.secure(tunnel, address, activity, None).await
+    }
+
+    async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let stream = dial::tcp(host, port).await?;
+        stream.set_nodelay(true)?;
+        self.set_tcp_keepalive_options(&stream)?;
+        Ok(stream)
+    }
+
+    /// The handshakes of TLS, if the target is `https://`, and of HTTP/2.
+    async fn secure<T>(
+        &self,
+        stream: T,
+        address: &Address,
+        activity: Arc<Activity>,
+        peer: Option<SocketAddr>,
+    ) -> Result<Connected, ConnectError>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let Some(credentials) = &self.credentials else {
             return self.handshake(stream, activity, peer).await;
         };

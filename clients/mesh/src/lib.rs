@@ -43,6 +43,7 @@ mod refusal;
 
 mod connection;
 mod discovery;
+mod proxy;
 mod supervisor;
 mod tls;
 

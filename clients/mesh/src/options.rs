@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Fault, Tls, discovery::KubernetesApi};
+use crate::{Error, Fault, Tls, discovery::KubernetesApi, proxy::Proxy};
 
 /// The options of a [`Channel`](crate::Channel).
 #[derive(Clone, Debug)]
@@ -107,6 +107,9 @@ pub struct Tuning {
     /// How servers of `https://` targets are verified, and this process's certificate; permitted only for these
     /// targets. Default: as [`Tls`] says, without a certificate of this process.
     pub tls: Option<Tls>,
+    /// An HTTP proxy that opens the connections (CONNECT), `http://host:port`; not for `unix:` targets. It resolves
+    /// the names of `static:` targets. Variables of the environment are not read. Default none.
+    pub proxy: Option<String>,
     /// Whether the caller's bearer token is sent to this server: `secured` (over TLS, and to this machine),
     /// `plaintext` (also over plaintext connections) or `never`. Default `secured`.
     pub bearer: BearerTokens,
@@ -163,6 +166,7 @@ impl Default for Tuning {
             service_config: None,
             inject: Vec::new(),
             tls: None,
+            proxy: None,
             bearer: BearerTokens::default(),
         }
     }
@@ -207,6 +211,9 @@ impl Tuning {
             errors.push(("inject", problem));
         }
         errors.extend(self.tls.iter().flat_map(Tls::errors));
+        if let Some(Err(problem)) = self.proxy.as_deref().map(Proxy::parse) {
+            errors.push(("proxy", problem));
+        }
         errors
     }
 

@@ -13,6 +13,7 @@ mod kubernetes_api;
 mod one_way_tls;
 mod operations;
 mod policies;
+mod proxies;
 mod refusals;
 mod retries;
 mod telemetry;
