@@ -69,12 +69,12 @@ impl Files {
             .map(|hop| format!("https://{}", hop.address()))
             .collect();
         let mut options = ChannelOptions::new(format!("static:{}", uris.join(",")), "order", "tests");
-        options.tuning.tls = Some(Tls {
-            ca_file: self.path("ca.pem"),
-            cert_file: self.path("cert.pem"),
-            key_file: self.path("key.pem"),
-            server_ids: vec![SERVER.to_owned()],
-        });
+        options.tuning.tls = Some(Tls::spiffe(
+            self.path("ca.pem"),
+            self.path("cert.pem"),
+            self.path("key.pem"),
+            vec![SERVER.to_owned()],
+        ));
         Caller::with(hops, options)
     }
 }

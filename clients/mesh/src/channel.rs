@@ -30,6 +30,7 @@ use crate::{
     methods::Methods,
     options::Tuning,
     origin,
+    proxy::Proxy,
     retry::{
         Retry,
         budget::{Budget, Budgets, Throttling},
@@ -79,7 +80,7 @@ impl Channel {
             options.tuning.dns_refresh(),
             options.tuning.zone.as_deref(),
         )?;
-        target.check_scheme(&options.target, options.tuning.tls.is_some())?;
+        let secured = target.is_secured(&options.target, options.tuning.tls.is_some())?;
         let file = options
             .service_config_file
             .as_deref()
@@ -91,9 +92,12 @@ impl Channel {
         let methods = methods(&options, policies, &config)?;
 
         let tuning = Arc::new(options.tuning.clone());
-        let credentials = tuning.tls.as_ref().map(Credentials::load).transpose()?;
+        let credentials = secured
+            .then(|| Credentials::load(&tuning.tls.clone().unwrap_or_default()))
+            .transpose()?;
         let connector = Arc::new(Connector {
             tuning: Arc::clone(&tuning),
+            proxy: proxy(&tuning, &target)?,
             credentials,
             ping_backoff: PingBackoff::default(),
         });
@@ -223,6 +227,18 @@ fn throttling(config: &ServiceConfig) -> Throttling {
         token_ratio: config.token_ratio,
     });
     configured.unwrap_or_default()
+}
+
+fn proxy(tuning: &Tuning, target: &Target) -> Result<Option<Proxy>, Error> {
+    let proxy = tuning.proxy.as_deref().map(Proxy::parse).transpose();
+    match (proxy, target) {
+        (Ok(Some(_)), Target::Unix(_)) => Err("cannot be used with a Unix socket".to_owned()),
+        (proxy, _) => proxy,
+    }
+    .map_err(|reason| Error::Setting {
+        setting: "proxy".to_owned(),
+        reason,
+    })
 }
 
 fn user_agent(caller: &str) -> Result<HeaderValue, Error> {

@@ -1,10 +1,11 @@
-//! One HTTP/2 connection.
+//! One HTTP/2 connection, over TCP, TLS or a Unix socket.
 //!
 //! Uses hyper's client connection directly instead of tonic's channel: the supervisor must learn at once that a
 //! connection is lost, and a request that was never sent must be returned so that it can be sent elsewhere.
 
 pub(crate) mod activity;
 mod activity_io;
+mod dial;
 mod frames;
 mod keepalive_timer;
 
@@ -13,7 +14,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::InvalidDnsNameError;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -26,6 +27,7 @@ use tonic::body::Body;
 use crate::{
     discovery::Address,
     options::{Pings, Tuning},
+    proxy::{self, Proxy, TunnelError},
     tls::Credentials,
 };
 use activity::Activity;
@@ -46,6 +48,8 @@ const TCP_PROBES: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Connector {
     pub(crate) tuning: Arc<Tuning>,
+    /// `None`: connections are made directly.
+    pub(crate) proxy: Option<Proxy>,
     /// `None`: plaintext.
     pub(crate) credentials: Option<Credentials>,
     pub(crate) ping_backoff: PingBackoff,
@@ -57,9 +61,13 @@ pub(crate) enum ConnectError {
     #[error("no connection within {0} ms")]
     Timeout(u64),
     #[error("cannot connect")]
-    Tcp(#[source] io::Error),
+    Socket(#[source] io::Error),
+    #[error("cannot connect to the proxy {0}")]
+    Proxy(Proxy, #[source] io::Error),
+    #[error("no tunnel through the proxy {0}")]
+    Tunnel(Proxy, #[source] TunnelError),
     #[error("`{0}` is not a host name")]
-    Name(Arc<str>),
+    Name(String, #[source] InvalidDnsNameError),
     #[error("TLS handshake failed")]
     Tls(#[source] io::Error),
     #[error("the server does not support HTTP/2")]
@@ -96,19 +104,66 @@ impl Connector {
     }
 
     async fn connect(&self, address: &Address, allows_pings: bool) -> Result<Connected, ConnectError> {
-        let stream = TcpStream::connect((&*address.host, address.port))
-            .await
-            .map_err(ConnectError::Tcp)?;
-        stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
-        self.set_tcp_keepalive_options(&stream)
-            .map_err(ConnectError::Tcp)?;
         let activity = Arc::new(Activity::new(allows_pings || self.tuning.pings == Pings::Always));
+        let Some(port) = address.port else {
+            let stream = dial::unix(&address.host).await.map_err(ConnectError::Socket)?;
+            return self.handshake(stream, activity, None).await;
+        };
+        if let Some(proxy) = &self.proxy {
+            // Boxed, because few channels have a proxy, and all would keep room for its state.
+            return Box::pin(self.connect_through(proxy, address, port, activity)).await;
+        }
+        let stream = self
+            .connect_tcp(&address.host, port)
+            .await
+            .map_err(ConnectError::Socket)?;
         let peer = stream.peer_addr().ok();
+        self.secure(stream, address, activity, peer).await
+    }
+
+    /// Connects through a proxy. The peer is unknown, because it is the proxy that has its address.
+    async fn connect_through(
+        &self,
+        proxy: &Proxy,
+        address: &Address,
+        port: u16,
+        activity: Arc<Activity>,
+    ) -> Result<Connected, ConnectError> {
+        let stream = self
+            .connect_tcp(&proxy.host, proxy.port)
+            .await
+            .map_err(|error| ConnectError::Proxy(proxy.clone(), error))?;
+        let tunnel = proxy::open_tunnel(stream, &address.host, port)
+            .await
+            .map_err(|error| ConnectError::Tunnel(proxy.clone(), error))?;
+        self.secure(tunnel, address, activity, None).await
+    }
+
+    async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let stream = dial::tcp(host, port).await?;
+        stream.set_nodelay(true)?;
+        self.set_tcp_keepalive_options(&stream)?;
+        Ok(stream)
+    }
+
+    /// The handshakes of TLS, if the target is `https://`, and of HTTP/2.
+    async fn secure<T>(
+        &self,
+        stream: T,
+        address: &Address,
+        activity: Arc<Activity>,
+        peer: Option<SocketAddr>,
+    ) -> Result<Connected, ConnectError>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let Some(credentials) = &self.credentials else {
             return self.handshake(stream, activity, peer).await;
         };
-        let name = ServerName::try_from(address.host.to_string())
-            .map_err(|_| ConnectError::Name(Arc::clone(&address.host)))?;
+        let host = address.authority_host();
+        let name = credentials
+            .server_name(host)
+            .map_err(|error| ConnectError::Name(host.to_owned(), error))?;
         let tls = TlsConnector::from(credentials.current().await);
         let stream = tls.connect(name, stream).await.map_err(ConnectError::Tls)?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {

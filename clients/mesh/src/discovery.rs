@@ -1,8 +1,10 @@
-//! Discovers endpoints: from a fixed list, a DNS name that is resolved periodically, or a Kubernetes Service.
+//! Discovers endpoints: from a fixed list, a DNS name that is resolved periodically, a Kubernetes Service, or a Unix
+//! socket.
 
 mod dns;
 mod kubernetes;
 pub(crate) mod subset;
+mod unix_socket;
 
 use std::{
     fmt,
@@ -29,9 +31,10 @@ pub(crate) struct Address {
     pub(crate) scheme: Scheme,
     /// The authority of requests.
     pub(crate) authority: Authority,
-    /// The host name or IP address to connect to.
+    /// The host name or IP address to connect to, or the path of a Unix socket.
     pub(crate) host: Arc<str>,
-    pub(crate) port: u16,
+    /// `None`: `host` is the path of a Unix socket.
+    pub(crate) port: Option<u16>,
     /// The endpoint's zone, if the target names it.
     pub(crate) zone: Option<Arc<str>>,
 }
@@ -39,12 +42,13 @@ pub(crate) struct Address {
 /// All current endpoints, or why they could not be determined.
 pub(crate) type Update = Result<Vec<Address>, Arc<str>>;
 
-/// The parsed form of `static:<uri>,<uri>…`, `dns:<uri>` or `k8s:<uri>`.
+/// The parsed form of `static:<uri>,<uri>…`, `dns:<uri>`, `k8s:<uri>` or `unix:<path>`.
 #[derive(Debug)]
 pub(crate) enum Target {
     Static(Vec<Address>),
     Dns(Dns),
     Kubernetes(Kubernetes),
+    Unix(Address),
 }
 
 impl Target {
@@ -79,7 +83,10 @@ impl Target {
                 let kubernetes = Kubernetes::parse(uri, kubernetes, zone);
                 kubernetes.map(Target::Kubernetes).map_err(fault)
             }
-            _ => Err(fault("must begin with `static:`, `dns:` or `k8s:`".to_owned())),
+            Some(("unix", path)) => unix_socket::parse(path).map(Target::Unix).map_err(fault),
+            _ => Err(fault(
+                "must begin with `static:`, `dns:`, `k8s:` or `unix:`".to_owned(),
+            )),
         }
     }
 
@@ -92,26 +99,36 @@ impl Target {
             }
             Target::Dns(dns) => dns.watch(&updates, &connection_lost).await,
             Target::Kubernetes(kubernetes) => kubernetes.watch(&updates).await,
+            Target::Unix(address) => {
+                let _ = updates.send(Ok(vec![address])).await;
+            }
         }
     }
 
-    /// Checks that the target's scheme is `https` if TLS is configured, and `http` otherwise.
-    pub(crate) fn check_scheme(&self, target: &str, tls: bool) -> Result<(), Error> {
-        let expected = if tls { Scheme::HTTPS } else { Scheme::HTTP };
-        let as_expected = match self {
-            Target::Static(addresses) => addresses.iter().all(|address| address.scheme == expected),
-            Target::Dns(dns) => dns.name().scheme == expected,
-            Target::Kubernetes(kubernetes) => kubernetes.is_secured() == tls,
-        };
-        if as_expected {
-            return Ok(());
-        }
-        let with = if tls { "with" } else { "without" };
-        let reason = format!("must be {expected}:// {with} the `tls` settings");
-        Err(Error::Target {
+    /// Whether connections use TLS. `tls`: whether there are `tls` settings, which only `https://` targets may have.
+    pub(crate) fn is_secured(&self, target: &str, tls: bool) -> Result<bool, Error> {
+        let error = |reason: &str| Error::Target {
             target: target.to_owned(),
-            reason,
-        })
+            reason: reason.to_owned(),
+        };
+        let secured = match self {
+            Target::Static(addresses) => {
+                let secured = |address: &Address| address.scheme == Scheme::HTTPS;
+                let any_secured = addresses.iter().any(secured);
+                if any_secured && !addresses.iter().all(secured) {
+                    return Err(error("must be all http:// or all https://"));
+                }
+                any_secured
+            }
+            Target::Dns(dns) => dns.name().scheme == Scheme::HTTPS,
+            Target::Kubernetes(kubernetes) => kubernetes.is_secured(),
+            Target::Unix(_) if tls => return Err(error("must have no `tls` settings")),
+            Target::Unix(_) => false,
+        };
+        if tls && !secured {
+            return Err(error("must be https:// with the `tls` settings"));
+        }
+        Ok(secured)
     }
 }
 
@@ -123,6 +140,7 @@ pub fn is_exposed(target: &str) -> bool {
         Some(("static", list)) => list.split(',').any(exposed),
         Some(("dns", uri)) => exposed(uri),
         Some(("k8s", uri)) => uri.starts_with("http://"),
+        // A Unix socket belongs to this machine.
         _ => false,
     }
 }
@@ -168,7 +186,7 @@ impl Address {
             scheme,
             authority,
             host,
-            port,
+            port: Some(port),
             zone,
         })
     }
@@ -176,16 +194,21 @@ impl Address {
 
 impl Address {
     /// The address and port for the attributes `network.peer.*`: those of the connection if there is one,
-    /// otherwise the ones to connect to.
-    pub(crate) fn peer(&self, connection: Option<SocketAddr>) -> (String, u16) {
+    /// otherwise the ones to connect to. A Unix socket has only its path.
+    pub(crate) fn peer(&self, connection: Option<SocketAddr>) -> (String, Option<u16>) {
         connection.map_or_else(
             || (self.host.to_string(), self.port),
-            |peer| (peer.ip().to_string(), peer.port()),
+            |peer| (peer.ip().to_string(), Some(peer.port())),
         )
+    }
+
+    /// The host that requests name, without brackets: the one that a server's certificate is for.
+    pub(crate) fn authority_host(&self) -> &str {
+        self.authority.host().trim_matches(['[', ']'])
     }
 }
 
-/// The authority, followed by the host and port to connect to if that host differs.
+/// The authority, followed by the host and port, or the Unix socket, to connect to if it differs.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Address {
@@ -194,9 +217,12 @@ impl fmt::Display for Address {
             port,
             ..
         } = self;
-        if authority.host().trim_matches(['[', ']']) == &**host {
+        if self.authority_host() == &**host {
             return authority.fmt(f);
         }
+        let Some(port) = port else {
+            return write!(f, "{authority} ({host})");
+        };
         let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
         write!(f, "{authority} ({open}{host}{close}:{port})")
     }
@@ -220,7 +246,7 @@ mod tests {
             .iter()
             .map(|address| (&*address.host, address.port))
             .collect();
-        assert_eq!(hosts, [("127.0.0.1", 7102), ("::1", 7103)]);
+        assert_eq!(hosts, [("127.0.0.1", Some(7102)), ("::1", Some(7103))]);
     }
 
     #[test]
@@ -241,8 +267,31 @@ mod tests {
             "static:https://10.0.0.7:7102",
             "dns:https://payment:7102",
             "k8s:https://payment.weft:grpc",
+            "unix:/run/payment.sock",
         ] {
             assert!(!is_exposed(safe), "{safe}");
+        }
+    }
+
+    #[test]
+    fn tls_settings_require_https_and_a_list_has_one_scheme() {
+        let secured = |target: &str, tls: bool| parse(target).unwrap().is_secured(target, tls);
+        for (target, expected) in [
+            ("static:http://a:1,http://b:1", false),
+            ("static:https://a:1,https://b:1", true),
+            ("dns:https://a:1", true),
+            ("unix:/run/a.sock", false),
+        ] {
+            assert_eq!(secured(target, false).unwrap(), expected, "{target}");
+        }
+        assert!(secured("dns:https://a:1", true).unwrap());
+        for (target, tls, reason) in [
+            ("static:http://a:1,https://b:1", false, "all http://"),
+            ("dns:http://a:1", true, "https://"),
+            ("unix:/run/a.sock", true, "no `tls`"),
+        ] {
+            let error = secured(target, tls).unwrap_err().to_string();
+            assert!(error.contains(target) && error.contains(reason), "{error}");
         }
     }
 
@@ -264,6 +313,8 @@ mod tests {
             ("dns:http://a:1/path", "path"),
             ("static:http://a:1;zone=", "zone"),
             ("k8s:http://a.b:grpc", "KUBERNETES_SERVICE_HOST"),
+            ("unix:", "path"),
+            ("unix://run/a.sock", "absolute"),
         ] {
             let error = parse(target).unwrap_err().to_string();
             assert!(error.contains(target) && error.contains(reason), "{error}");

@@ -9,7 +9,7 @@ pub enum Error {
     /// The contract's policies cannot be used.
     #[error(transparent)]
     Contract(#[from] weft_policy::Error),
-    /// The target is not of the form `static:<uri>,…`, `dns:<uri>` or `k8s:<uri>`.
+    /// The target is not of the form `static:<uri>,…`, `dns:<uri>`, `k8s:<uri>` or `unix:<path>`.
     #[error("target `{target}`: {reason}")]
     Target {
         /// The configured target.

@@ -44,6 +44,7 @@ mod refusal;
 
 mod connection;
 mod discovery;
+mod proxy;
 mod supervisor;
 mod tls;
 

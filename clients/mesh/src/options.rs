@@ -4,13 +4,13 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Fault, Tls, call_policy::CallPolicies, discovery::KubernetesApi};
+use crate::{Error, Fault, Tls, call_policy::CallPolicies, discovery::KubernetesApi, proxy::Proxy};
 
 /// The options of a [`Channel`](crate::Channel).
 #[derive(Clone, Debug)]
 pub struct ChannelOptions {
-    /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102` or `k8s:http://payment.weft:grpc`. An
-    /// endpoint of a `static:` target may have a zone: `http://10.0.0.7:7102;zone=b`.
+    /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102`, `k8s:http://payment.weft:grpc` or
+    /// `unix:/run/payment.sock`. An endpoint of a `static:` target may have a zone: `http://10.0.0.7:7102;zone=b`.
     pub target: String,
     /// The called service, for metrics and error messages: `payment`.
     pub service: String,
@@ -117,8 +117,12 @@ pub struct Tuning {
     pub kubernetes: KubernetesApi,
     /// Injected faults; the first one that matches a method applies. Default none.
     pub inject: Vec<Fault>,
-    /// Mutual TLS; required for `https://` targets and permitted only for these. Default none.
+    /// How servers of `https://` targets are verified, and this process's certificate; permitted only for these
+    /// targets. Default: as [`Tls`] says, without a certificate of this process.
     pub tls: Option<Tls>,
+    /// An HTTP proxy that opens the connections (CONNECT), `http://host:port`; not for `unix:` targets. It resolves
+    /// the names of `static:` targets. Variables of the environment are not read. Default none.
+    pub proxy: Option<String>,
     /// Whether the caller's bearer token is sent to this server: `secured` (over TLS, and to this machine),
     /// `plaintext` (also over plaintext connections) or `never`. Default `secured`.
     pub bearer: BearerTokens,
@@ -175,6 +179,7 @@ impl Default for Tuning {
             service_config: None,
             inject: Vec::new(),
             tls: None,
+            proxy: None,
             bearer: BearerTokens::default(),
         }
     }
@@ -217,6 +222,10 @@ impl Tuning {
         within("max_waiting", self.max_waiting as u64, 0, 100_000);
         if let Some(problem) = self.inject.iter().find_map(Fault::problem) {
             errors.push(("inject", problem));
+        }
+        errors.extend(self.tls.iter().flat_map(Tls::errors));
+        if let Some(Err(problem)) = self.proxy.as_deref().map(Proxy::parse) {
+            errors.push(("proxy", problem));
         }
         errors
     }

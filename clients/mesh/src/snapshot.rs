@@ -7,7 +7,7 @@ use serde::Serialize;
 pub struct Snapshot {
     /// The called service.
     pub service: String,
-    /// The configured target: `static:…`, `dns:…` or `k8s:…`.
+    /// The configured target: `static:…`, `dns:…`, `k8s:…` or `unix:…`.
     pub target: String,
     /// All known addresses, sorted by authority and address.
     pub endpoints: Vec<Endpoint>,
@@ -49,7 +49,7 @@ pub struct Traffic {
 pub struct Endpoint {
     /// The authority of requests.
     pub authority: String,
-    /// The host and port of the connection, `host:port`.
+    /// The host and port of the connection, `host:port`, or the path of its Unix socket.
     pub address: String,
     /// The endpoint's zone, if the target names it.
     pub zone: Option<String>,

@@ -1,54 +1,45 @@
-//! Mutual TLS between services, with SPIFFE names and certificates that are rotated while the process runs.
+//! TLS to servers, with certificates that are rotated while the process runs.
 //!
-//! The files are read again for every new connection. If they are invalid, as in the middle of a rotation, the
-//! last valid ones stay in use and a warning is logged.
+//! A server is verified by its SPIFFE id ([`SpiffeVerifier`]) or by its host name, as on the web. The files are read
+//! again for every new connection. If they are invalid, as in the middle of a rotation, the last valid ones stay in
+//! use and a warning is logged.
 
+mod pem_file;
+mod settings;
 mod verifier;
 
 use std::{
-    io,
-    path::PathBuf,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use rustls::{
     ClientConfig, RootCertStore,
+    client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{InvalidDnsNameError, ServerName},
+    version::{TLS12, TLS13},
 };
-use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{Error, failure::error_chain};
-use verifier::ServerNameVerifier;
+use pem_file::{LoadError, PemFile};
+pub use settings::Tls;
+use verifier::SpiffeVerifier;
 
 /// Timeout of reading the files.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The identity of this process, and the accepted servers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// PEM file with the CA certificates for verifying servers; several while one is being replaced by another.
-    pub ca_file: PathBuf,
-    /// PEM file with this process's certificate and its intermediate certificates.
-    pub cert_file: PathBuf,
-    /// PEM file with the certificate's private key.
-    pub key_file: PathBuf,
-    /// The URI names accepted in the server's certificate, such as `spiffe://weft/payment`.
-    pub server_ids: Vec<String>,
-}
-
-/// The contents of the files.
+/// The contents of the files that the settings name.
 #[derive(Debug, PartialEq, Eq)]
 struct Files {
-    authorities: Vec<u8>,
-    certificate: Vec<u8>,
-    key: Vec<u8>,
+    authorities: Option<PemFile>,
+    /// The certificate and its key.
+    identity: Option<(PemFile, PemFile)>,
 }
 
-/// The identity in use.
+/// The identity and the authorities in use.
 #[derive(Debug)]
 pub(crate) struct Credentials {
     settings: Tls,
@@ -56,51 +47,42 @@ pub(crate) struct Credentials {
     reading: Arc<Semaphore>,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum LoadError {
-    #[error("cannot read {0}")]
-    Read(PathBuf, #[source] io::Error),
-    #[error("{0} is not a PEM file of the expected kind")]
-    Pem(PathBuf, #[source] rustls::pki_types::pem::Error),
-    #[error("the certificates cannot be used")]
-    Tls(#[from] rustls::Error),
-}
-
 impl Credentials {
     /// Reads the files for the first time.
     pub(crate) fn load(settings: &Tls) -> Result<Credentials, Error> {
-        let setting = |setting: &str, reason| Error::Setting {
-            setting: setting.to_owned(),
-            reason,
+        let load = || {
+            let files = settings.read()?;
+            let config = settings.config(&files)?;
+            Ok((files, config))
         };
-        if settings.server_ids.is_empty() {
-            return Err(setting(
-                "tls.server_ids",
-                "must name at least one server".to_owned(),
-            ));
-        }
-        let files = settings
-            .read()
-            .map_err(|error| setting("tls", error_chain(&error)))?;
-        let config = settings
-            .config(&files)
-            .map_err(|error| setting("tls", error_chain(&error)))?;
+        let current = load().map_err(|error: LoadError| Error::Setting {
+            setting: error.setting.to_owned(),
+            reason: error_chain(&error),
+        })?;
         Ok(Credentials {
             settings: settings.clone(),
-            current: Mutex::new((files, config)),
+            current: Mutex::new(current),
             reading: Arc::new(Semaphore::new(1)),
         })
+    }
+
+    /// The name to verify and to send as SNI for a target with `host`.
+    pub(crate) fn server_name(&self, host: &str) -> Result<ServerName<'static>, InvalidDnsNameError> {
+        let name = self.settings.server_name.as_deref().unwrap_or(host);
+        ServerName::try_from(name.to_owned())
     }
 
     /// The configuration for the next connection. Waits at most a second for the files: a hanging volume must not
     /// block the handshakes of all connections, and blocks one thread, not one for each of them.
     pub(crate) async fn current(&self) -> Arc<ClientConfig> {
-        match timeout(READ_TIMEOUT, self.read()).await {
-            Ok(Some(result)) => self.update(result),
-            Ok(None) => {}
-            Err(_) => {
-                let file = self.settings.cert_file.display();
-                tracing::warn!(%file, "certificates cannot be read in time, the last good ones stay");
+        if let Some(file) = self.settings.any_file() {
+            match timeout(READ_TIMEOUT, self.read()).await {
+                Ok(Some(result)) => self.update(file, result),
+                Ok(None) => {}
+                Err(_) => {
+                    let file = file.display();
+                    tracing::warn!(%file, "certificates cannot be read in time, the last good ones stay");
+                }
             }
         }
         Arc::clone(&self.lock().1)
@@ -119,7 +101,7 @@ impl Credentials {
         read.await.ok()
     }
 
-    fn update(&self, result: Result<Files, LoadError>) {
+    fn update(&self, file: &Path, result: Result<Files, LoadError>) {
         let fresh = match result {
             Ok(files) if files == self.lock().0 => return,
             Ok(files) => self.settings.config(&files).map(|config| (files, config)),
@@ -127,11 +109,17 @@ impl Credentials {
         };
         match fresh {
             Ok(fresh) => {
-                tracing::info!(file = %self.settings.cert_file.display(), "certificates rotated");
+                tracing::info!(file = %file.display(), "certificates rotated");
                 *self.lock() = fresh;
             }
             Err(error) => {
-                tracing::warn!(error = %error_chain(&error), "certificates cannot be used, the last good ones stay");
+                let setting = error.setting;
+                let error = error_chain(&error);
+                tracing::warn!(
+                    setting,
+                    error,
+                    "certificates cannot be used, the last good ones stay"
+                );
             }
         }
     }
@@ -143,40 +131,53 @@ impl Credentials {
 
 impl Tls {
     fn read(&self) -> Result<Files, LoadError> {
-        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| LoadError::Read(path.clone(), error));
+        let read = |setting, path: &Option<_>| {
+            let path: Option<&Path> = path.as_deref();
+            path.map(|path| PemFile::read(setting, path)).transpose()
+        };
+        let authorities = read("tls.ca_file", &self.ca_file)?;
+        let certificate = read("tls.cert_file", &self.cert_file)?;
+        let key = read("tls.key_file", &self.key_file)?;
         Ok(Files {
-            authorities: read(&self.ca_file)?,
-            certificate: read(&self.cert_file)?,
-            key: read(&self.key_file)?,
+            authorities,
+            identity: certificate.zip(key),
         })
     }
 
     fn config(&self, files: &Files) -> Result<Arc<ClientConfig>, LoadError> {
-        let certificates = |path: &PathBuf, pem: &[u8]| {
-            let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-            match parsed {
-                Ok(parsed) if parsed.is_empty() => Err(LoadError::Pem(
-                    path.clone(),
-                    rustls::pki_types::pem::Error::NoItemsFound,
-                )),
-                parsed => parsed.map_err(|error| LoadError::Pem(path.clone(), error)),
-            }
-        };
         let mut authorities = RootCertStore::empty();
-        for authority in certificates(&self.ca_file, &files.authorities)? {
-            authorities.add(authority)?;
+        match &files.authorities {
+            Some(file) => {
+                for authority in file.certificates()? {
+                    authorities.add(authority).map_err(|error| file.rejected(error))?;
+                }
+            }
+            None => authorities.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
         }
-        let own = certificates(&self.cert_file, &files.certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&files.key)
-            .map_err(|error| LoadError::Pem(self.key_file.clone(), error))?;
         let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
-        let verifier = ServerNameVerifier::new(authorities, self.server_ids.clone(), &provider);
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_auth_cert(own, key)?;
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+        let builder = if self.server_ids.is_empty() {
+            let versions = builder.with_protocol_versions(&[&TLS13, &TLS12]);
+            versions
+                .expect("the provider supports both versions")
+                .with_root_certificates(authorities)
+        } else {
+            let verifier = SpiffeVerifier::new(authorities, self.server_ids.clone(), &provider);
+            let versions = builder.with_protocol_versions(&[&TLS13]);
+            versions
+                .expect("the provider supports TLS 1.3")
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+        };
+        let mut config = match &files.identity {
+            Some((certificate, key)) => builder
+                .with_client_auth_cert(certificate.certificates()?, key.private_key()?)
+                .map_err(|error| certificate.rejected(error))?,
+            None => builder.with_no_client_auth(),
+        };
         config.alpn_protocols = vec![b"h2".to_vec()];
+        // A resumed session would not verify the server's present certificate.
+        config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
 }

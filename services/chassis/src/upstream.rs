@@ -10,12 +10,13 @@ use crate::{Process, Violations};
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Upstream {
-    /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102` or `k8s:http://payment.weft:grpc`.
+    /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102`, `k8s:http://payment.weft:grpc` or
+    /// `unix:/run/payment.sock`.
     pub target: String,
     /// Overrides of the contract's policies: a file with gRPC's service-config JSON. Read again when it changes;
     /// an invalid file has no effect. Default none.
     pub service_config_file: Option<PathBuf>,
-    /// Mutual TLS, only for `https://` targets. Default none.
+    /// Mutual TLS with SPIFFE ids: required for `https://` targets, and only for these. Default none.
     pub tls: Option<mesh::Tls>,
     /// Limits and timeouts of the channel.
     pub tuning: mesh::Tuning,
@@ -32,10 +33,10 @@ impl Upstream {
 
     /// Reports violations; call it within the section's name.
     pub fn check(&self, violations: &mut Violations) {
-        let known = ["static:", "dns:", "k8s:"]
+        let known = ["static:", "dns:", "k8s:", "unix:"]
             .iter()
             .any(|scheme| self.target.starts_with(scheme));
-        violations.require(known, "target", "must begin with static:, dns: or k8s:");
+        violations.require(known, "target", "must begin with static:, dns:, k8s: or unix:");
         violations.require(
             !self.target.contains('@'),
             "target",
@@ -60,9 +61,37 @@ impl Upstream {
             "tls",
             "contradicts tuning.tls",
         );
+        self.check_tls(violations);
         violations.within("tuning", |violations| {
             for (setting, fault) in self.tuning.errors() {
                 violations.add(setting, fault);
+            }
+        });
+    }
+
+    /// Reports what mutual TLS lacks: a Weft service has a SPIFFE id and accepts only clients with certificates. A
+    /// host name and a public authority would not identify it.
+    fn check_tls(&self, violations: &mut Violations) {
+        for (setting, fault) in self.tls.iter().flat_map(mesh::Tls::errors) {
+            violations.add(setting, fault);
+        }
+        let (section, tls) = match (&self.tls, &self.tuning.tls) {
+            (Some(tls), _) => ("tls", tls),
+            (None, Some(tls)) => ("tuning.tls", tls),
+            (None, None) => {
+                let secured = self.target.contains("https://");
+                violations.require(!secured, "tls", "is required for https:// targets");
+                return;
+            }
+        };
+        violations.within(section, |violations| {
+            for (setting, is_set) in [
+                ("ca_file", tls.ca_file.is_some()),
+                ("cert_file", tls.cert_file.is_some()),
+                ("key_file", tls.key_file.is_some()),
+                ("server_ids", !tls.server_ids.is_empty()),
+            ] {
+                violations.require(is_set, setting, "must be set: Weft's services use mutual TLS");
             }
         });
     }
@@ -113,6 +142,44 @@ impl Process {
 mod tests {
     use super::*;
     use crate::server::tests::fixture::process;
+
+    #[test]
+    fn an_https_upstream_needs_all_of_mutual_tls() {
+        let violated = |upstream: &Upstream| {
+            let mut violations = Violations::new();
+            upstream.check(&mut violations);
+            let found = violations
+                .into_result()
+                .err()
+                .map(|violations| violations.to_string());
+            found.unwrap_or_default()
+        };
+        let mut upstream = Upstream {
+            target: "dns:https://payment:7102".to_owned(),
+            ..Upstream::default()
+        };
+        assert!(
+            violated(&upstream).contains("tls"),
+            "public authorities do not identify a service"
+        );
+        upstream.tls = Some(mesh::Tls::default());
+        let missing = violated(&upstream);
+        for setting in ["tls.ca_file", "tls.cert_file", "tls.key_file", "tls.server_ids"] {
+            assert!(missing.contains(setting), "{setting}: {missing}");
+        }
+        let ids = vec!["spiffe://weft/payment".to_owned()];
+        upstream.tls = Some(mesh::Tls::spiffe("ca.pem", "cert.pem", "key.pem", ids));
+        assert_eq!(violated(&upstream), "");
+        (upstream.tuning.tls, upstream.tls) = (upstream.tls.take(), None);
+        assert_eq!(violated(&upstream), "");
+        upstream.tuning.tls.as_mut().unwrap().server_ids.clear();
+        assert!(violated(&upstream).contains("tuning.tls.server_ids"));
+        let unix = Upstream {
+            target: "unix:/run/payment.sock".to_owned(),
+            ..Upstream::default()
+        };
+        assert_eq!(violated(&unix), "");
+    }
 
     #[tokio::test]
     async fn fault_injection_is_rejected_where_the_environment_does_not_allow_it() {

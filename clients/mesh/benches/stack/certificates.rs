@@ -37,12 +37,12 @@ impl Certificates {
             std::fs::write(&path, content).unwrap();
             path
         };
-        weft_mesh::Tls {
-            ca_file: write("ca.pem", self.authority.pem()),
-            cert_file: write("cert.pem", certificate),
-            key_file: write("key.pem", key),
-            server_ids: vec![SERVER.to_owned()],
-        }
+        weft_mesh::Tls::spiffe(
+            write("ca.pem", self.authority.pem()),
+            write("cert.pem", certificate),
+            write("key.pem", key),
+            vec![SERVER.to_owned()],
+        )
     }
 
     fn issue(&self, name: &str) -> (String, String) {

@@ -56,7 +56,10 @@ fn endpoint(known: &KnownAddress) -> snapshot::Endpoint {
     };
     snapshot::Endpoint {
         authority: authority.to_string(),
-        address: format!("{host}:{port}"),
+        address: match port {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_string(),
+        },
         zone: zone.as_deref().map(str::to_owned),
         connected: known.connected,
         failure: known.failure.as_deref().map(str::to_owned),

@@ -58,9 +58,9 @@ impl Dns {
     /// The current addresses of the name, in a stable order. An empty answer is an error, because a temporary
     /// failure of the name server must not remove all endpoints.
     async fn resolve(&self) -> io::Result<Vec<Address>> {
-        let found: BTreeSet<SocketAddr> = tokio::net::lookup_host((&*self.name.host, self.name.port))
-            .await?
-            .collect();
+        // A URI always has a port.
+        let port = self.name.port.unwrap_or_default();
+        let found: BTreeSet<SocketAddr> = tokio::net::lookup_host((&*self.name.host, port)).await?.collect();
         if found.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         }
@@ -71,7 +71,7 @@ impl Dns {
     fn address_at(&self, socket: SocketAddr) -> Address {
         Address {
             host: Arc::from(socket.ip().to_string()),
-            port: socket.port(),
+            port: Some(socket.port()),
             ..self.name.clone()
         }
     }

@@ -42,7 +42,7 @@ mod tests {
             scheme: Scheme::HTTP,
             authority: "payment:1".parse().unwrap(),
             host: Arc::from(format!("10.0.{}.{}", number / 256, number % 256)),
-            port: 1,
+            port: Some(1),
             zone: None,
         };
         numbers.map(address).collect()

@@ -161,17 +161,15 @@ pub(crate) fn ejected(address: &Address, peer: Option<SocketAddr>, state: &State
         duration_ms,
         "endpoint ejected"
     );
-    Span::current().add_event(
-        "ejection",
-        vec![
-            KeyValue::new("server.address", address.authority.to_string()),
-            KeyValue::new("network.peer.address", host),
-            KeyValue::new("network.peer.port", i64::from(port)),
-            KeyValue::new("mesh.ejection.reason", reason.clone()),
-            KeyValue::new(
-                "mesh.ejection.duration_ms",
-                i64::try_from(duration_ms).unwrap_or(i64::MAX),
-            ),
-        ],
-    );
+    let mut attributes = vec![
+        KeyValue::new("server.address", address.authority.to_string()),
+        KeyValue::new("network.peer.address", host),
+        KeyValue::new("mesh.ejection.reason", reason.clone()),
+        KeyValue::new(
+            "mesh.ejection.duration_ms",
+            i64::try_from(duration_ms).unwrap_or(i64::MAX),
+        ),
+    ];
+    attributes.extend(port.map(|port| KeyValue::new("network.peer.port", i64::from(port))));
+    Span::current().add_event("ejection", attributes);
 }

@@ -1,6 +1,6 @@
 //! Verifies a server's certificate: the chain as usual, and its URI name as SPIFFE defines it.
 //!
-//! Pods have no stable DNS names, so the host name does not identify the server.
+//! Pods have no stable DNS names, so the host name does not identify such a server.
 
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
@@ -13,19 +13,19 @@ use webpki::EndEntityCert;
 
 /// Accepts certificates issued by one of the authorities for one of the names.
 #[derive(Debug)]
-pub(super) struct ServerNameVerifier {
+pub(super) struct SpiffeVerifier {
     authorities: RootCertStore,
     names: Vec<String>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerNameVerifier {
+impl SpiffeVerifier {
     pub(super) fn new(
         authorities: RootCertStore,
         names: Vec<String>,
         provider: &CryptoProvider,
-    ) -> ServerNameVerifier {
-        ServerNameVerifier {
+    ) -> SpiffeVerifier {
+        SpiffeVerifier {
             authorities,
             names,
             algorithms: provider.signature_verification_algorithms,
@@ -33,7 +33,7 @@ impl ServerNameVerifier {
     }
 }
 
-impl ServerCertVerifier for ServerNameVerifier {
+impl ServerCertVerifier for SpiffeVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -2,7 +2,9 @@
 
 use std::{
     convert::Infallible,
+    io,
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,9 +15,21 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request as HttpRequest, Response as HttpResponse};
-use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
-use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
-use tonic::transport::{ServerTlsConfig, server::Router};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    runtime::Runtime,
+    sync::oneshot,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::{
+    Stream, StreamExt,
+    wrappers::{TcpListenerStream, UnixListenerStream},
+};
+use tonic::transport::{
+    ServerTlsConfig,
+    server::{Connected, Router},
+};
 use tonic::{Code, Request, Response, Status, body::Body, server::NamedService};
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_prost::ProstCodec;
@@ -173,6 +187,46 @@ impl Server {
         })
     }
 
+    /// A TLS server with settings that tonic's servers do not have.
+    pub(crate) fn with_rustls<F, R>(tls: rustls::ServerConfig, handler: F) -> Server
+    where
+        F: Fn(HeaderMap) -> R + Send + Sync + 'static,
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        let listener = bind("127.0.0.1:0".parse().unwrap());
+        let address = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let incoming = move || {
+            let sockets = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
+            let accept = move |socket: io::Result<_>| {
+                let acceptor = acceptor.clone();
+                async move { acceptor.accept(socket?).await }
+            };
+            // A failed handshake does not end the server.
+            sockets.then(accept).filter(Result::is_ok)
+        };
+        Server::run_on(address, incoming, handler, |echo| {
+            tonic::transport::Server::builder().add_service(echo)
+        })
+    }
+
+    /// A server on a Unix socket, without an address.
+    pub(crate) fn on_unix_socket<F, R>(path: &Path, handler: F) -> Server
+    where
+        F: Fn(HeaderMap) -> R + Send + Sync + 'static,
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        // The socket of a former server.
+        let _ = std::fs::remove_file(path);
+        let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let incoming = || UnixListenerStream::new(UnixListener::from_std(listener).unwrap());
+        let address = "0.0.0.0:0".parse().unwrap();
+        Server::run_on(address, incoming, handler, |echo| {
+            tonic::transport::Server::builder().add_service(echo)
+        })
+    }
+
     fn run<F, R>(
         address: SocketAddr,
         handler: F,
@@ -182,23 +236,39 @@ impl Server {
         F: Fn(HeaderMap) -> R + Send + Sync + 'static,
         R: Future<Output = Answer> + Send + 'static,
     {
+        let listener = bind(address);
+        let address = listener.local_addr().unwrap();
+        let incoming = || TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
+        Server::run_on(address, incoming, handler, mount)
+    }
+
+    /// Serves the connections of `incoming`, which is called in the server's runtime.
+    fn run_on<F, R, I, S>(
+        address: SocketAddr,
+        incoming: impl FnOnce() -> I + Send + 'static,
+        handler: F,
+        mount: impl FnOnce(Echo) -> Router + Send + 'static,
+    ) -> Server
+    where
+        F: Fn(HeaderMap) -> R + Send + Sync + 'static,
+        R: Future<Output = Answer> + Send + 'static,
+        I: Stream<Item = io::Result<S>> + Send + 'static,
+        S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
         let calls = Arc::new(AtomicUsize::new(0));
-        let listener = bind(address);
-        let address = listener.local_addr().unwrap();
         let echo = Echo {
             handler: Arc::new(move |headers| Box::pin(handler(headers))),
             calls: Arc::clone(&calls),
         };
         let (stop, stopped) = oneshot::channel();
         runtime.spawn(async move {
-            let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
             mount(echo)
-                .serve_with_incoming_shutdown(incoming, async { drop(stopped.await) })
+                .serve_with_incoming_shutdown(incoming(), async { drop(stopped.await) })
                 .await
                 .unwrap();
         });

@@ -15,9 +15,9 @@ use crate::echo::{self, READ, Server};
 const SERVER: &str = "spiffe://weft.test/echo";
 const CLIENT: &str = "spiffe://weft.test/caller";
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(crate) type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Authority {
+pub(crate) fn authority() -> Authority {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
@@ -29,9 +29,13 @@ fn issue(authority: &Authority, name: &str) -> (String, String) {
 }
 
 fn issue_names(authority: &Authority, names: &[&str]) -> (String, String) {
-    let mut params = CertificateParams::default();
     let names = names.iter().map(|name| SanType::URI((*name).try_into().unwrap()));
-    params.subject_alt_names = names.collect();
+    issue_for(authority, names.collect())
+}
+
+pub(crate) fn issue_for(authority: &Authority, names: Vec<SanType>) -> (String, String) {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = names;
     let key = KeyPair::generate().unwrap();
     (
         params.signed_by(&key, authority).unwrap().pem(),
@@ -53,7 +57,7 @@ fn server_with(authority: &Authority, names: &[&str]) -> Server {
 
 /// The files of a client, and the settings that name them.
 struct Client {
-    _folder: TempDir,
+    folder: TempDir,
     tls: Tls,
 }
 
@@ -62,22 +66,21 @@ impl Client {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name);
         let server_ids = vec![SERVER.to_owned()];
-        let tls = Tls {
-            ca_file: file("ca.pem"),
-            cert_file: file("cert.pem"),
-            key_file: file("key.pem"),
-            server_ids,
-        };
-        fs::write(&tls.ca_file, trusted.pem()).unwrap();
-        let client = Client { _folder: folder, tls };
+        let tls = Tls::spiffe(file("ca.pem"), file("cert.pem"), file("key.pem"), server_ids);
+        fs::write(file("ca.pem"), trusted.pem()).unwrap();
+        let client = Client { folder, tls };
         client.rotate(issuer);
         client
     }
 
+    fn write(&self, name: &str, content: String) {
+        fs::write(self.folder.path().join(name), content).unwrap();
+    }
+
     fn rotate(&self, issuer: &Authority) {
         let (certificate, key) = issue(issuer, CLIENT);
-        fs::write(&self.tls.cert_file, certificate).unwrap();
-        fs::write(&self.tls.key_file, key).unwrap();
+        self.write("cert.pem", certificate);
+        self.write("key.pem", key);
     }
 
     fn channel(&self, server: &Server) -> Channel {
@@ -135,7 +138,7 @@ async fn certificates_are_rotated_without_a_restart_and_an_invalid_file_is_ignor
         tokio::task::yield_now().await;
     }
 
-    fs::write(&client.tls.cert_file, "half a certific").unwrap();
+    client.write("cert.pem", "half a certific".to_owned());
     let address = first.address;
     drop(first);
     while echo::call_empty(&channel, READ).await.is_ok() {}
@@ -150,15 +153,11 @@ async fn certificates_are_rotated_without_a_restart_and_an_invalid_file_is_ignor
 }
 
 #[tokio::test]
-async fn tls_settings_require_an_https_target_and_vice_versa() {
+async fn tls_settings_require_an_https_target() {
     let ours = authority();
     let client = Client::new(&ours, &ours);
     let mut options = echo::options(&["127.0.0.1:1".parse().unwrap()]);
     options.tuning.tls = Some(client.tls);
-    let error = Channel::connect(options.clone(), &echo::policies()).unwrap_err();
-    assert!(error.to_string().contains("must be https://"), "{error}");
-    options.tuning.tls = None;
-    options.target = "static:https://127.0.0.1:1".to_owned();
     let error = Channel::connect(options, &echo::policies()).unwrap_err();
-    assert!(error.to_string().contains("must be http://"), "{error}");
+    assert!(error.to_string().contains("must be https://"), "{error}");
 }

@@ -96,10 +96,10 @@ pub(super) fn channel_tls(
         }
     };
     let domain = options.trust_domain.as_deref().unwrap_or(TRUST_DOMAIN);
-    Ok(Some(mesh::Tls {
-        ca_file: ca_file.clone(),
-        cert_file: cert_file.clone(),
-        key_file: key_file.clone(),
-        server_ids: vec![service.spiffe_id(domain)],
-    }))
+    Ok(Some(mesh::Tls::spiffe(
+        ca_file,
+        cert_file,
+        key_file,
+        vec![service.spiffe_id(domain)],
+    )))
 }

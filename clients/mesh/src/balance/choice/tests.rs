@@ -54,7 +54,7 @@ impl Channel {
                 scheme: Scheme::HTTP,
                 authority: "a:1".parse().unwrap(),
                 host: Arc::from("a"),
-                port: 1,
+                port: Some(1),
                 zone: zone.map(Arc::from),
             };
             let stats = Stats::new(

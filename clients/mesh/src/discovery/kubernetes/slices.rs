@@ -162,7 +162,7 @@ impl Slices {
     pub(super) fn addresses(&self) -> Vec<Address> {
         let all = || self.0.values().flatten();
         let ready = all().any(|found| found.ready);
-        let mut chosen: BTreeMap<(bool, &str, u16), &Address> = BTreeMap::new();
+        let mut chosen: BTreeMap<(bool, &str, Option<u16>), &Address> = BTreeMap::new();
         for ListedEndpoint { address, .. } in all().filter(|found| found.ready == ready) {
             // An endpoint may be in two slices while it moves from one to the other.
             chosen.insert((address.host.contains(':'), &address.host, address.port), address);
@@ -264,7 +264,7 @@ impl EndpointSlice {
                     authority: authority.clone(),
                     // All addresses belong to the same endpoint; the API says to use the first.
                     host: Arc::from(endpoint.addresses.first()?.as_str()),
-                    port,
+                    port: Some(port),
                     zone: service.zone(endpoint),
                 },
                 ready: ready && !terminating,

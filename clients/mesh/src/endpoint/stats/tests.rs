@@ -13,7 +13,7 @@ fn stats() -> Arc<Stats> {
         scheme: http::uri::Scheme::HTTP,
         authority: "a:1".parse().unwrap(),
         host: Arc::from("a"),
-        port: 1,
+        port: Some(1),
         zone: None,
     };
     let channel_info = Arc::new(ChannelInfo {

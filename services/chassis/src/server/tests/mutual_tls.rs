@@ -81,12 +81,12 @@ impl Files {
         let file = |name| self.0.path().join(name);
         let target = format!("static:https://{}", server.address);
         let mut options = mesh::ChannelOptions::new(target, "order", "claims");
-        options.tuning.tls = Some(mesh::Tls {
-            ca_file: file("ca.pem"),
-            cert_file: file("cert.pem"),
-            key_file: file("key.pem"),
-            server_ids: vec![SERVER.to_owned()],
-        });
+        options.tuning.tls = Some(mesh::Tls::spiffe(
+            file("ca.pem"),
+            file("cert.pem"),
+            file("key.pem"),
+            vec![SERVER.to_owned()],
+        ));
         mesh::Channel::connect(options, &server.process.policies).unwrap()
     }
 }

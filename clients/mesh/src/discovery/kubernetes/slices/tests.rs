@@ -31,7 +31,12 @@ fn called(service: &Service, slices: &[Value]) -> Vec<String> {
         .iter()
         .map(|address| {
             let zone = address.zone.as_deref().map(|zone| format!("@{zone}"));
-            format!("{}:{}{}", address.host, address.port, zone.unwrap_or_default())
+            format!(
+                "{}:{}{}",
+                address.host,
+                address.port.unwrap(),
+                zone.unwrap_or_default()
+            )
         })
         .collect()
 }
