@@ -39,6 +39,7 @@ mod balance;
 mod endpoint;
 mod failure;
 mod faults;
+mod outlier_detection;
 mod refusal;
 
 mod connection;

@@ -20,6 +20,7 @@ use crate::{
     code,
     discovery::Address,
     endpoint::breaker::State,
+    outlier_detection::Outlier,
 };
 
 /// The span of one call, a child of the caller's.
@@ -173,5 +174,16 @@ pub(crate) fn ejected(address: &Address, peer: Option<SocketAddr>, state: &State
                 i64::try_from(duration_ms).unwrap_or(i64::MAX),
             ),
         ],
+    );
+}
+
+/// Records in the log that an outlier stays in rotation, and why it was detected.
+pub(crate) fn unenforced(address: &Address, outlier: &Outlier) {
+    tracing::debug!(
+        server.address = %address.authority,
+        network.peer.address = %address.host,
+        network.peer.port = address.port,
+        reason = outlier.reason,
+        "outlier not ejected"
     );
 }
