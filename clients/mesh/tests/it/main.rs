@@ -11,6 +11,7 @@ mod hedging;
 mod kubernetes;
 mod kubernetes_api;
 mod operations;
+mod outlier_detection;
 mod policies;
 mod refusals;
 mod retries;
