@@ -196,9 +196,12 @@ impl Stats {
 
     /// Ejects the endpoint as an outlier, unless the policy prevents it.
     pub(crate) fn eject_outlier(&self, outlier: &Outlier, policy: &OutlierDetection, now: Instant) {
-        let consequence = self.lock().breaker.eject_outlier(outlier, policy, now);
+        let (consequence, peer) = {
+            let mut inner = self.lock();
+            (inner.breaker.eject_outlier(outlier, policy, now), inner.peer)
+        };
         if matches!(consequence, Consequence::Unenforced { .. }) {
-            span::unenforced(&self.address, outlier);
+            span::unenforced(&self.address, peer, outlier);
         }
         self.report_ejection(consequence);
     }

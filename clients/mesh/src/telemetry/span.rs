@@ -178,11 +178,12 @@ pub(crate) fn ejected(address: &Address, peer: Option<SocketAddr>, state: &State
 }
 
 /// Records in the log that an outlier stays in rotation, and why it was detected.
-pub(crate) fn unenforced(address: &Address, outlier: &Outlier) {
+pub(crate) fn unenforced(address: &Address, peer: Option<SocketAddr>, outlier: &Outlier) {
+    let (host, port) = address.peer(peer);
     tracing::debug!(
         server.address = %address.authority,
-        network.peer.address = %address.host,
-        network.peer.port = address.port,
+        network.peer.address = host,
+        network.peer.port = port,
         reason = outlier.reason,
         "outlier not ejected"
     );
