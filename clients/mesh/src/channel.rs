@@ -24,7 +24,7 @@ use crate::{
     connection::{Connector, PingBackoff},
     deadline::{self, Deadline},
     discovery::{Target, subset::Subset},
-    endpoint::{ChannelInfo, concurrency_limit::ConcurrencyLimit},
+    endpoint::{ChannelInfo, breaker::Ejections, concurrency_limit::ConcurrencyLimit},
     faults::Faults,
     hedge::Hedge,
     methods::Methods,
@@ -60,6 +60,7 @@ struct Shared {
     budgets: Arc<Budgets>,
     histories: Arc<throttle::Histories>,
     published: watch::Receiver<Arc<Published>>,
+    ejections: Arc<Ejections>,
     health_service: Option<Arc<str>>,
     metrics: Arc<Metrics>,
     tokens: Tokens,
@@ -118,6 +119,7 @@ impl Channel {
             ping_interval: tuning.shortest_silence(),
             metrics: Arc::clone(&metrics),
         });
+        let ejections = Arc::new(Ejections::new(config.outlier_detection.clone()));
         let health_service = config
             .health_check_config
             .as_ref()
@@ -128,7 +130,7 @@ impl Channel {
             publish,
             demand,
             concurrency_limit,
-            ejections: Arc::default(),
+            ejections: Arc::clone(&ejections),
             health_service: health_service.clone(),
             subset: Subset::default(),
         };
@@ -140,6 +142,7 @@ impl Channel {
             budgets: Arc::new(Budgets::new(|| Arc::new(Budget::new(throttling(&config))))),
             histories: Arc::new(throttle::Histories::new(throttle::History::new)),
             published,
+            ejections,
             health_service,
             metrics: Arc::clone(&metrics),
             supervisor: runtime.spawn(supervisor.run(target)).abort_handle(),
@@ -153,8 +156,9 @@ impl Channel {
         Ok(Channel { shared, stack })
     }
 
-    /// Applies another service config to the calls that begin from now on. `healthCheckConfig` is fixed when the
-    /// channel is created.
+    /// Applies another service config to the calls that begin from now on, without reconnecting. An outlier detection
+    /// continues with the new policy: ejections last as long as that says, and end if it is no longer configured.
+    /// `healthCheckConfig` is fixed when the channel is created.
     ///
     /// # Errors
     /// If the config is invalid, with the path of the first error; the current config stays in force.
@@ -264,6 +268,8 @@ impl Shared {
         }
         let methods = methods(&self.options, &self.policies, &config)?;
         self.budgets.set_throttling(throttling(&config));
+        self.ejections
+            .set_outlier_detection(config.outlier_detection.clone());
         *self.methods.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(methods);
         Ok(())
     }

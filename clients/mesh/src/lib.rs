@@ -40,6 +40,7 @@ mod balance;
 mod endpoint;
 mod failure;
 mod faults;
+mod outlier_detection;
 mod refusal;
 
 mod connection;

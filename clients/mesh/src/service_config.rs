@@ -3,29 +3,28 @@
 //! Parsing is strict: unknown, unsupported or contradictory settings are errors with their path, because a
 //! silently ignored setting would be discovered only in an outage.
 
+mod balancing;
 pub(crate) mod file;
 mod generate;
 mod scalars;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use tonic::Code;
 
-use crate::Error;
+use crate::{Error, outlier_detection::OutlierDetection};
 pub use generate::generate_service_config;
 use scalars::{codes, duration, number};
-
-/// The policies of `loadBalancingConfig` that are accepted; all of them select the mesh's own balancer. The
-/// standard ones are among them, so that one file works for clients in every language; like them, it sends calls
-/// to connected endpoints.
-const BALANCERS: [&str; 3] = ["peak_ewma", "round_robin", "pick_first"];
 
 /// A valid service config.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct ServiceConfig {
-    load_balancing_config: Vec<serde_json::Map<String, serde_json::Value>>,
+    load_balancing_config: Vec<balancing::Policy>,
+    /// The outlier detection of `load_balancing_config`.
+    #[serde(skip)]
+    pub(crate) outlier_detection: Option<Arc<OutlierDetection>>,
     pub(crate) method_config: Vec<MethodConfig>,
     pub(crate) retry_throttling: Option<RetryThrottling>,
     pub(crate) health_check_config: Option<HealthCheckConfig>,
@@ -100,17 +99,17 @@ impl ServiceConfig {
     /// Parses and validates a service config.
     pub(crate) fn parse(json: &str) -> Result<ServiceConfig, Error> {
         let mut deserializer = serde_json::Deserializer::from_str(json);
-        let config: ServiceConfig = serde_path_to_error::deserialize(&mut deserializer)
+        let mut config: ServiceConfig = serde_path_to_error::deserialize(&mut deserializer)
             .map_err(|error| invalid(&error.path().to_string(), &error.inner().to_string()))?;
         deserializer
             .end()
             .map_err(|error| invalid(".", &error.to_string()))?;
         config.check()?;
+        config.outlier_detection = balancing::outlier_detection(&config.load_balancing_config)?.map(Arc::new);
         Ok(config)
     }
 
     fn check(&self) -> Result<(), Error> {
-        self.check_balancing()?;
         if let Some(RetryThrottling {
             max_tokens,
             token_ratio,
@@ -150,23 +149,6 @@ impl ServiceConfig {
             }
         }
         Ok(())
-    }
-
-    /// The first known policy is selected and unknown ones are skipped, as the specification says.
-    fn check_balancing(&self) -> Result<(), Error> {
-        let listed = &self.load_balancing_config;
-        if let Some(place) = listed.iter().position(|policy| policy.len() != 1) {
-            let path = format!("loadBalancingConfig[{place}]");
-            return Err(invalid(&path, "must name exactly one policy"));
-        }
-        let known = |policy: &serde_json::Map<String, serde_json::Value>| {
-            policy.keys().any(|name| BALANCERS.contains(&name.as_str()))
-        };
-        if listed.is_empty() || listed.iter().any(known) {
-            return Ok(());
-        }
-        let reason = format!("none of these is supported; known are {}", BALANCERS.join(", "));
-        Err(invalid("loadBalancingConfig", &reason))
     }
 
     /// The config of a method, with its index: the exact name takes precedence over the service, the service over

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+pub use crate::outlier_detection::{FailurePercentageEjection, SuccessRateEjection};
+
 /// The state of one channel.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Snapshot {
@@ -20,6 +22,8 @@ pub struct Snapshot {
     /// The probability, 0 to 0.9, with which the client throttles the next call, of the criticality where it is
     /// highest.
     pub refusal: f64,
+    /// The outlier detection that the service config sets; `None`: the breaker's defaults apply.
+    pub outlier_detection: Option<OutlierDetection>,
     /// The effective policies of all methods of the contract, sorted by name.
     pub methods: Vec<Method>,
 }
@@ -69,6 +73,25 @@ pub struct Endpoint {
     pub reason: Option<String>,
     /// The remaining time of the ejection. Milliseconds.
     pub ejected_for_ms: Option<u64>,
+}
+
+/// The effective outlier detection (gRFC A50), its defaults included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OutlierDetection {
+    /// The policy's path in the service config.
+    pub source: String,
+    /// The time between two sweeps. Milliseconds.
+    pub interval_ms: u64,
+    /// The length of an endpoint's first ejection. Milliseconds.
+    pub base_ejection_time_ms: u64,
+    /// The maximum length of an ejection. Milliseconds.
+    pub max_ejection_time_ms: u64,
+    /// The maximum share of the connected endpoints that the two algorithms may eject. Percent.
+    pub max_ejection_percent: u32,
+    /// `None`: success rates are not compared.
+    pub success_rate_ejection: Option<SuccessRateEjection>,
+    /// `None`: the failure percentage is not considered.
+    pub failure_percentage_ejection: Option<FailurePercentageEjection>,
 }
 
 /// One method's effective policy, and the source of each part.

@@ -8,6 +8,7 @@
 mod connection_task;
 mod demand;
 mod health;
+mod outlier_sweep;
 mod probe;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -95,6 +96,10 @@ impl Supervisor {
         let connection_lost = Arc::new(Notify::new());
         // A task of its own, so that a slow name server does not block the handling of connections.
         tasks.spawn(target.watch(updates, Arc::clone(&connection_lost)));
+        tasks.spawn(outlier_sweep::run(
+            self.ejections.subscribe(),
+            self.publish.subscribe(),
+        ));
         let mut no_addresses = None;
         loop {
             tokio::select! {

@@ -1,5 +1,7 @@
 //! Builds the [`Snapshot`] of a channel.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::Channel;
@@ -8,6 +10,7 @@ use crate::{
     discovery::Address,
     endpoint::{breaker::State, stats::Stats},
     method,
+    outlier_detection::OutlierDetection,
     snapshot::{self, Snapshot},
     supervisor::KnownAddress,
 };
@@ -33,6 +36,7 @@ impl Channel {
             traffic: shared.metrics.traffic.snapshot(),
             retries_left: shared.budgets.remaining(),
             refusal: shared.histories.rejection_probability(),
+            outlier_detection: shared.ejections.outlier_detection().as_deref().map(policy),
             methods,
         }
     }
@@ -69,6 +73,19 @@ fn endpoint(known: &KnownAddress) -> snapshot::Endpoint {
         breaker,
         reason,
         ejected_for_ms: until.map(|until| until.saturating_duration_since(now).as_millis() as u64),
+    }
+}
+
+fn policy(policy: &OutlierDetection) -> snapshot::OutlierDetection {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    snapshot::OutlierDetection {
+        source: policy.source.clone(),
+        interval_ms: ms(policy.interval),
+        base_ejection_time_ms: ms(policy.base_ejection_time),
+        max_ejection_time_ms: ms(policy.max_ejection_time),
+        max_ejection_percent: policy.max_ejection_percent(),
+        success_rate_ejection: policy.success_rate,
+        failure_percentage_ejection: policy.failure_percentage,
     }
 }
 

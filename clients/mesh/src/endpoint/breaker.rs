@@ -6,21 +6,25 @@
 //!                                           --failure, or 5 s----> ejected, longer
 //! ```
 //!
+//! A configured [outlier detection](crate::outlier_detection) replaces the second rule:
+//!
+//! ```text
+//! closed --a sweep finds an outlier--> ejected (30 s, 60 s, ... 5 min) --a sweep finds the time over--> closed
+//! ```
+//!
 //! The probe is a user's call if its method may be repeated, is unary, and times out within the probe's timeout;
 //! otherwise it is a `grpc.health.v1.Health/Check`. Only the probe's own result counts: calls that were sent
 //! before the ejection say nothing about the present state.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+mod ejections;
+mod outlier;
 
+use std::{sync::Arc, time::Duration};
+
+pub(crate) use ejections::Ejections;
 use tokio::time::Instant;
 
-use crate::retry::backoff::jitter;
+use crate::{outlier_detection::Counts, retry::backoff::jitter};
 
 const CONSECUTIVE_FAILURES: u32 = 7;
 const WINDOW: Duration = Duration::from_secs(10);
@@ -31,37 +35,11 @@ const MIN_EJECTION: Duration = Duration::from_secs(1);
 const MAX_EJECTION: Duration = Duration::from_secs(60);
 /// The detection method reported for an ejection by a failed probe.
 const PROBE_METHOD: &str = "probe";
+const MAX_EJECTION_OVERFLOW: &str = "max_ejection_overflow";
 /// After this long without an ejection the next one lasts `MIN_EJECTION` again.
 const RESET_AFTER: Duration = Duration::from_secs(60);
 /// A probe without an answer fails after this.
 pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(5);
-
-/// Counts the ejected endpoints of a channel, so that at least half of them, and at least one, remain.
-#[derive(Debug, Default)]
-pub(crate) struct Ejections {
-    connected: AtomicUsize,
-    ejected: AtomicUsize,
-}
-
-impl Ejections {
-    /// Sets the number of connected endpoints, ejected ones included.
-    pub(crate) fn set_connected(&self, connected: usize) {
-        self.connected.store(connected, Ordering::Relaxed);
-    }
-
-    /// Counts one more ejection, unless too many endpoints are ejected.
-    fn try_acquire(&self) -> bool {
-        let max = self.connected.load(Ordering::Relaxed) / 2;
-        let more = |ejected: usize| (ejected < max).then_some(ejected + 1);
-        self.ejected
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .is_ok()
-    }
-
-    fn release(&self) {
-        self.ejected.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// One endpoint's breaker.
 #[derive(Debug)]
@@ -70,8 +48,12 @@ pub(crate) struct Breaker {
     state: State,
     consecutive: u32,
     window: Window,
+    /// The results since the last sweep of the outlier detection.
+    results: Counts,
     /// Determines the length of the next ejection.
     ejections_in_a_row: u32,
+    /// Determines the length of the next ejection as an outlier.
+    multiplier: u32,
     readmitted: Option<Instant>,
     /// Number of probes so far; identifies a probe.
     probes: u64,
@@ -86,10 +68,13 @@ pub(crate) struct Probe(u64);
 pub(crate) enum Consequence {
     Nothing,
     Ejected,
-    /// The endpoint is not ejected, because too many others are. Reported once in a window.
+    /// The endpoint should be ejected, and is not. If that is because too many others are, the breaker's own rules
+    /// report it once in a window.
     Unenforced {
         /// The detection method, as gRFC A91 names it.
         method: &'static str,
+        /// Why the endpoint is not ejected, as gRFC A91 names it.
+        reason: &'static str,
     },
 }
 
@@ -100,8 +85,9 @@ pub(crate) enum State {
     Closed,
     /// No call passes.
     Ejected {
-        /// When a probe is due.
+        /// When a probe is due, or from when on a sweep readmits the endpoint.
         until: Instant,
+        readmission: Readmission,
         /// The detection method, as gRFC A91 names it.
         method: &'static str,
         /// The counts that caused the ejection.
@@ -115,6 +101,18 @@ pub(crate) enum State {
         probe: Probe,
         /// When the probe fails without an answer.
         until: Instant,
+    },
+}
+
+/// What ends an ejection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Readmission {
+    /// A successful probe.
+    Probe,
+    /// A sweep of the outlier detection.
+    Sweep {
+        /// When the endpoint was ejected.
+        since: Instant,
     },
 }
 
@@ -145,7 +143,9 @@ impl Breaker {
             state: State::Closed,
             consecutive: 0,
             window: Window::new(),
+            results: Counts::default(),
             ejections_in_a_row: 0,
+            multiplier: 0,
             readmitted: None,
             probes: 0,
         }
@@ -158,7 +158,11 @@ impl Breaker {
     pub(crate) fn admission(&self, now: Instant) -> Admission {
         match &self.state {
             State::Closed => Admission::Allowed,
-            State::Ejected { until, .. } if *until <= now => Admission::ProbeDue,
+            State::Ejected {
+                until,
+                readmission: Readmission::Probe,
+                ..
+            } if *until <= now => Admission::ProbeDue,
             State::Probing { until, .. } if *until <= now => Admission::ProbeOverdue,
             State::Ejected { .. } | State::Probing { .. } => Admission::Denied,
         }
@@ -168,7 +172,12 @@ impl Breaker {
     pub(crate) fn begin_probe(&mut self) -> Option<Probe> {
         let now = Instant::now();
         match &self.state {
-            State::Ejected { until, reason, .. } if *until <= now => {
+            State::Ejected {
+                until,
+                readmission: Readmission::Probe,
+                reason,
+                ..
+            } if *until <= now => {
                 self.probes += 1;
                 let probe = Probe(self.probes);
                 self.state = State::Probing {
@@ -189,6 +198,7 @@ impl Breaker {
         {
             self.state = State::Ejected {
                 until: Instant::now(),
+                readmission: Readmission::Probe,
                 method: PROBE_METHOD,
                 reason: reason.clone(),
             };
@@ -215,6 +225,7 @@ impl Breaker {
         if self.state == State::Closed {
             self.consecutive = 0;
             self.window.add(false);
+            self.results.add(false);
         }
         readmitted
     }
@@ -251,6 +262,7 @@ impl Breaker {
         }
         self.consecutive += 1;
         self.window.add(true);
+        self.results.add(true);
         match self.ejection_cause() {
             None => Consequence::Nothing,
             Some((method, reason)) if self.ejections.try_acquire() => {
@@ -260,7 +272,10 @@ impl Breaker {
                 self.eject(method, reason)
             }
             Some(_) if std::mem::replace(&mut self.window.reported, true) => Consequence::Nothing,
-            Some((method, _)) => Consequence::Unenforced { method },
+            Some((method, _)) => Consequence::Unenforced {
+                method,
+                reason: MAX_EJECTION_OVERFLOW,
+            },
         }
     }
 
@@ -272,7 +287,8 @@ impl Breaker {
             return Some(("consecutive_failures", reason));
         }
         let rate = f64::from(failures) / f64::from(calls.max(1));
-        (calls >= MIN_CALLS && rate >= FAILURE_RATE).then(|| {
+        let failing = calls >= MIN_CALLS && rate >= FAILURE_RATE;
+        (failing && self.ejections.failure_rate_ejects()).then(|| {
             let reason = format!("{failures} of {calls} calls failed");
             ("failure_percentage", reason)
         })
@@ -283,6 +299,7 @@ impl Breaker {
         self.ejections_in_a_row += 1;
         self.state = State::Ejected {
             until: Instant::now() + jitter(length.min(MAX_EJECTION)),
+            readmission: Readmission::Probe,
             method,
             reason,
         };

@@ -21,7 +21,11 @@ use super::{
     load::Load,
     share::Share,
 };
-use crate::{discovery::Address, telemetry::span};
+use crate::{
+    discovery::Address,
+    outlier_detection::{Counts, Outlier, OutlierDetection},
+    telemetry::span,
+};
 
 /// Statistics of one address.
 #[derive(Debug)]
@@ -161,7 +165,7 @@ impl Stats {
                 metrics.ejected(&state);
                 span::ejected(&self.address, peer, &state);
             }
-            Consequence::Unenforced { method } => metrics.unenforced(method),
+            Consequence::Unenforced { method, reason } => metrics.unenforced(method, reason),
         }
     }
 
@@ -183,6 +187,39 @@ impl Stats {
         let consequence = inner.breaker.record_failure(Some(probe));
         drop(inner);
         self.report_ejection(consequence);
+    }
+
+    /// The results of the calls that ended since the last call of this function, for the outlier detection.
+    pub(crate) fn take_results(&self) -> Counts {
+        self.lock().breaker.take_results()
+    }
+
+    /// Ejects the endpoint as an outlier, unless the policy prevents it.
+    pub(crate) fn eject_outlier(&self, outlier: &Outlier, policy: &OutlierDetection, now: Instant) {
+        let (consequence, peer) = {
+            let mut inner = self.lock();
+            (inner.breaker.eject_outlier(outlier, policy, now), inner.peer)
+        };
+        if matches!(consequence, Consequence::Unenforced { .. }) {
+            span::unenforced(&self.address, peer, outlier);
+        }
+        self.report_ejection(consequence);
+    }
+
+    /// Ends a sweep of the outlier detection: readmits the endpoint if its ejection is over.
+    pub(crate) fn end_sweep(&self, policy: &OutlierDetection, now: Instant) {
+        let mut inner = self.lock();
+        if inner.breaker.end_sweep(policy, now) {
+            inner.start_cold();
+        }
+    }
+
+    /// Readmits the endpoint if it was ejected as an outlier, because no outlier detection is configured any more.
+    pub(crate) fn end_outlier_detection(&self) {
+        let mut inner = self.lock();
+        if inner.breaker.end_outlier_detection() {
+            inner.start_cold();
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -21,6 +21,15 @@ pub(super) mod duration {
         required(deserializer).map(Some)
     }
 
+    pub(in super::super) fn positive<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        match required(deserializer)? {
+            Duration::ZERO => Err(D::Error::custom("must be more than 0s")),
+            duration => Ok(Some(duration)),
+        }
+    }
+
     fn parse(text: &str) -> Option<Duration> {
         let (seconds, fraction) = {
             let number = text.strip_suffix('s')?;
@@ -61,6 +70,15 @@ pub(super) mod number {
         deserializer: D,
     ) -> Result<Option<u32>, D::Error> {
         required(deserializer).map(Some)
+    }
+
+    pub(in super::super) fn percent<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<u32>, D::Error> {
+        match required(deserializer)? {
+            percent @ 0..=100 => Ok(Some(percent)),
+            other => Err(D::Error::custom(format!("{other} is more than 100 percent"))),
+        }
     }
 
     pub(in super::super) fn attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {

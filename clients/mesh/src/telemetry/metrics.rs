@@ -93,7 +93,7 @@ impl Metrics {
             unenforced: counter(
                 "grpc.lb.outlier_detection.ejections_unenforced",
                 "{ejection}",
-                "Endpoints that stay in rotation because too many others are out",
+                "Detected endpoints that stay in rotation: too many others are out, or a policy enforces only a part",
             ),
             throttled: counter(
                 "mesh.client.throttled",
@@ -159,14 +159,12 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn unenforced(&self, method: &'static str) {
+    /// `reason` is `max_ejection_overflow` or `enforcement_percentage`.
+    pub(crate) fn unenforced(&self, method: &'static str, reason: &'static str) {
         let attributes = [
             KeyValue::new("grpc.target", self.target.clone()),
             KeyValue::new("grpc.lb.outlier_detection.detection_method", method),
-            KeyValue::new(
-                "grpc.lb.outlier_detection.unenforced_reason",
-                "max_ejection_overflow",
-            ),
+            KeyValue::new("grpc.lb.outlier_detection.unenforced_reason", reason),
         ];
         self.unenforced.add(1, &attributes);
     }

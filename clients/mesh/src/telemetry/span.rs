@@ -20,6 +20,7 @@ use crate::{
     code,
     discovery::Address,
     endpoint::breaker::State,
+    outlier_detection::Outlier,
 };
 
 /// The span of one call, a child of the caller's.
@@ -172,4 +173,16 @@ pub(crate) fn ejected(address: &Address, peer: Option<SocketAddr>, state: &State
     ];
     attributes.extend(port.map(|port| KeyValue::new("network.peer.port", i64::from(port))));
     Span::current().add_event("ejection", attributes);
+}
+
+/// Records in the log that an outlier stays in rotation, and why it was detected.
+pub(crate) fn unenforced(address: &Address, peer: Option<SocketAddr>, outlier: &Outlier) {
+    let (host, port) = address.peer(peer);
+    tracing::debug!(
+        server.address = %address.authority,
+        network.peer.address = host,
+        network.peer.port = port,
+        reason = outlier.reason,
+        "outlier not ejected"
+    );
 }

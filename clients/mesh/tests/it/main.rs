@@ -12,6 +12,7 @@ mod kubernetes;
 mod kubernetes_api;
 mod one_way_tls;
 mod operations;
+mod outlier_detection;
 mod proxies;
 mod refusals;
 mod retries;

@@ -104,8 +104,8 @@ async fn an_ejection_that_is_one_too_many_is_reported_once_in_a_window() {
             .map(|_| two[1].record_failure(None))
             .filter(|consequence| *consequence != Consequence::Nothing)
             .collect();
-        let method = "consecutive_failures";
-        assert_eq!(reported, [Consequence::Unenforced { method }]);
+        let (method, reason) = ("consecutive_failures", "max_ejection_overflow");
+        assert_eq!(reported, [Consequence::Unenforced { method, reason }]);
         advance(2 * WINDOW).await;
     }
 }
