@@ -7,6 +7,7 @@ use crate::{
     message_size::MessageLimit,
     method::Method,
     policy::{self, Hedging, Idempotency, Retry},
+    route::{MethodRoutes, Routes},
     service_config::{MethodConfig, ServiceConfig, invalid},
 };
 
@@ -43,6 +44,7 @@ impl Methods {
                 apply(overrides, place, &mut policy, &mut method)?;
             }
             method.policy = Some(Arc::new(policy));
+            method.routes = MethodRoutes::for_method(config.routes.as_ref(), service, name);
             by_path.insert(path.to_owned(), Arc::new(method));
         }
         let mut configured = Vec::new();
@@ -56,13 +58,16 @@ impl Methods {
             // The response may be a stream, so its duration must not count as latency.
             policy.server_streaming = true;
             method.policy = Some(Arc::new(policy));
+            method.routes = MethodRoutes::for_any_method(config.routes.as_ref());
             configured.push(Arc::new(method));
         }
+        let mut unlisted = unlisted(wait_for_ready);
+        unlisted.routes = MethodRoutes::for_any_method(config.routes.as_ref());
         Ok(Methods {
             by_path,
             configured,
             config: config.clone(),
-            unlisted: Arc::new(unlisted(wait_for_ready)),
+            unlisted: Arc::new(unlisted),
         })
     }
 
@@ -94,14 +99,7 @@ fn unlisted(wait_for_ready: bool) -> Method {
 fn check_names(policies: &Policies, config: &ServiceConfig) -> Result<(), Error> {
     for (place, overrides) in config.method_config.iter().enumerate() {
         for (index, name) in overrides.name.iter().enumerate() {
-            let prefix = if name.service.is_empty() {
-                "/".to_owned()
-            } else {
-                format!("/{}/", name.service)
-            };
-            let of_service = || policies.iter().filter_map(|(path, _)| path.strip_prefix(&prefix));
-            let known = name.method.is_empty() || of_service().any(|method| method == name.method);
-            if !known && of_service().next().is_some() {
+            if lacks(policies, &name.service, &name.method) {
                 return Err(invalid(
                     &format!("methodConfig[{place}].name[{index}]"),
                     "is not in the contract",
@@ -109,7 +107,30 @@ fn check_names(policies: &Policies, config: &ServiceConfig) -> Result<(), Error>
             }
         }
     }
+    let Some(Routes { path, routes }) = &config.routes else {
+        return Ok(());
+    };
+    for (place, route) in routes.iter().enumerate() {
+        if lacks(policies, &route.service, &route.method) {
+            return Err(invalid(
+                &format!("{path}[{place}].match.method"),
+                "is not in the contract",
+            ));
+        }
+    }
     Ok(())
+}
+
+/// Whether the contract has the service but not the method. An empty method stands for all methods.
+fn lacks(policies: &Policies, service: &str, method: &str) -> bool {
+    let prefix = if service.is_empty() {
+        "/".to_owned()
+    } else {
+        format!("/{service}/")
+    };
+    let of_service = || policies.iter().filter_map(|(path, _)| path.strip_prefix(&prefix));
+    let known = method.is_empty() || of_service().any(|known| known == method);
+    !known && of_service().next().is_some()
 }
 
 fn apply(
@@ -238,5 +259,29 @@ mod tests {
         let error =
             build(r#"{"methodConfig": [{"name": [{"service": "a.B", "method": "Reed"}]}]}"#).unwrap_err();
         assert!(error.to_string().contains("methodConfig[0].name[0]"));
+    }
+
+    #[test]
+    fn each_method_has_the_routes_that_may_match_its_calls() {
+        let config = |matching: &str| {
+            let split = r#"[{"labels": {"version": "v2"}, "weight": 1}]"#;
+            build(&format!(
+                r#"{{"loadBalancingConfig": [{{"weft_routes": {{"routes": [{{"match": {matching}, "split": {split}}}]}}}}]}}"#
+            ))
+        };
+        let routed = |methods: &Methods, path: &str| {
+            let routes = methods.get(path).routes.as_ref();
+            routes.is_some_and(|routes| routes.destination(path, &http::HeaderMap::new()).is_some())
+        };
+        let methods = config(r#"{"service": "a.B", "method": "Read"}"#).unwrap();
+        assert!(routed(&methods, "/a.B/Read") && methods.get("/a.B/Write").routes.is_none());
+        assert!(!routed(&methods, "/x.Y/Read"));
+        let methods = config(r#"{"service": "x.Y", "method": "Z"}"#).unwrap();
+        assert!(routed(&methods, "/x.Y/Z") && !routed(&methods, "/x.Y/Other"));
+        assert!(methods.get("/a.B/Read").routes.is_none());
+        let error = config(r#"{"service": "a.B", "method": "Reed"}"#).unwrap_err();
+        let path = "loadBalancingConfig[0].weft_routes.routes[0].match.method";
+        assert!(error.to_string().contains(path), "{error}");
+        assert!(build("{}").unwrap().get("/x.Y/Z").routes.is_none());
     }
 }

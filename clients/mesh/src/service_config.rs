@@ -4,6 +4,7 @@
 //! silently ignored setting would be discovered only in an outage.
 
 mod generate;
+mod routes;
 mod scalars;
 
 use std::time::Duration;
@@ -11,19 +12,25 @@ use std::time::Duration;
 use serde::Deserialize;
 use tonic::Code;
 
-use crate::Error;
+use crate::{Error, route::Routes};
 use scalars::{codes, duration, number};
 
 /// The policies of `loadBalancingConfig` that are accepted; all of them select the mesh's own balancer. The
 /// standard ones are among them, so that one file works for clients in every language; like them, it sends calls
-/// to connected endpoints.
-const BALANCERS: [&str; 3] = ["peak_ewma", "round_robin", "pick_first"];
+/// to connected endpoints. `weft_routes` also selects the endpoints of each call.
+const BALANCERS: [&str; 4] = [routes::POLICY, "peak_ewma", "round_robin", "pick_first"];
+
+/// The name of a balancing policy and its settings.
+type Policy = serde_json::Map<String, serde_json::Value>;
 
 /// A valid service config.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct ServiceConfig {
-    load_balancing_config: Vec<serde_json::Map<String, serde_json::Value>>,
+    load_balancing_config: Vec<Policy>,
+    /// From `load_balancing_config`.
+    #[serde(skip)]
+    pub(crate) routes: Option<Routes>,
     pub(crate) method_config: Vec<MethodConfig>,
     pub(crate) retry_throttling: Option<RetryThrottling>,
     pub(crate) health_check_config: Option<HealthCheckConfig>,
@@ -98,17 +105,18 @@ impl ServiceConfig {
     /// Parses and validates a service config.
     pub(crate) fn parse(json: &str) -> Result<ServiceConfig, Error> {
         let mut deserializer = serde_json::Deserializer::from_str(json);
-        let config: ServiceConfig = serde_path_to_error::deserialize(&mut deserializer)
+        let mut config: ServiceConfig = serde_path_to_error::deserialize(&mut deserializer)
             .map_err(|error| invalid(&error.path().to_string(), &error.inner().to_string()))?;
         deserializer
             .end()
             .map_err(|error| invalid(".", &error.to_string()))?;
         config.check()?;
+        config.routes = routes::find(&config.load_balancing_config, "loadBalancingConfig")?;
         Ok(config)
     }
 
     fn check(&self) -> Result<(), Error> {
-        self.check_balancing()?;
+        check_policies(&self.load_balancing_config, "loadBalancingConfig")?;
         if let Some(RetryThrottling {
             max_tokens,
             token_ratio,
@@ -150,23 +158,6 @@ impl ServiceConfig {
         Ok(())
     }
 
-    /// The first known policy is selected and unknown ones are skipped, as the specification says.
-    fn check_balancing(&self) -> Result<(), Error> {
-        let listed = &self.load_balancing_config;
-        if let Some(place) = listed.iter().position(|policy| policy.len() != 1) {
-            let path = format!("loadBalancingConfig[{place}]");
-            return Err(invalid(&path, "must name exactly one policy"));
-        }
-        let known = |policy: &serde_json::Map<String, serde_json::Value>| {
-            policy.keys().any(|name| BALANCERS.contains(&name.as_str()))
-        };
-        if listed.is_empty() || listed.iter().any(known) {
-            return Ok(());
-        }
-        let reason = format!("none of these is supported; known are {}", BALANCERS.join(", "));
-        Err(invalid("loadBalancingConfig", &reason))
-    }
-
     /// The config of a method, with its index: the exact name takes precedence over the service, the service over
     /// the default.
     pub(crate) fn find(&self, service: &str, method: &str) -> Option<(usize, &MethodConfig)> {
@@ -180,6 +171,22 @@ impl ServiceConfig {
                     .find(|(_, config)| config.name.iter().any(matches))
             })
     }
+}
+
+/// The first known policy is selected and unknown ones are skipped, as the specification says.
+fn check_policies(listed: &[Policy], path: &str) -> Result<(), Error> {
+    if let Some(place) = listed.iter().position(|policy| policy.len() != 1) {
+        return Err(invalid(
+            &format!("{path}[{place}]"),
+            "must name exactly one policy",
+        ));
+    }
+    let known = |policy: &Policy| policy.keys().any(|name| BALANCERS.contains(&name.as_str()));
+    if listed.is_empty() || listed.iter().any(known) {
+        return Ok(());
+    }
+    let reason = format!("none of these is supported; known are {}", BALANCERS.join(", "));
+    Err(invalid(path, &reason))
 }
 
 pub(crate) fn invalid(path: &str, reason: &str) -> Error {

@@ -1,5 +1,7 @@
 //! The state of a channel at one time, for operators.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// The state of one channel.
@@ -53,6 +55,8 @@ pub struct Endpoint {
     pub address: String,
     /// The endpoint's zone, if the target names it.
     pub zone: Option<String>,
+    /// The labels that the target gives it, by which routes select endpoints.
+    pub labels: BTreeMap<String, String>,
     /// Whether there is a healthy connection.
     pub connected: bool,
     /// Why there is none.

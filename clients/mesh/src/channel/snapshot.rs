@@ -45,6 +45,7 @@ fn endpoint(known: &KnownAddress) -> snapshot::Endpoint {
         host,
         port,
         zone,
+        labels,
         ..
     } = &known.address;
     let stats: &Stats = &known.stats;
@@ -58,6 +59,10 @@ fn endpoint(known: &KnownAddress) -> snapshot::Endpoint {
         authority: authority.to_string(),
         address: format!("{host}:{port}"),
         zone: zone.as_deref().map(str::to_owned),
+        labels: labels
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
         connected: known.connected,
         failure: known.failure.as_deref().map(str::to_owned),
         weight: inner.load.warmth(now),

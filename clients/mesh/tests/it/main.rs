@@ -14,5 +14,6 @@ mod operations;
 mod policies;
 mod refusals;
 mod retries;
+mod routes;
 mod telemetry;
 mod tls;
