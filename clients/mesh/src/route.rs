@@ -1,7 +1,8 @@
 //! Routes: which group of endpoints a call goes to, by its method and headers and by weight.
 //!
-//! The first route that matches a call applies, as in gRFC A28 and in Envoy; a call that none matches may go to every
-//! endpoint. The destination is determined once for each call, so that its retries and hedges stay in the group.
+//! The first route that matches a call applies, as in gRFC A28 and in Envoy; a call that none matches may go
+//! to every endpoint. The destination is determined once for each call, so that its retries and hedges stay
+//! in the group.
 
 mod header_match;
 mod split;
@@ -30,8 +31,8 @@ pub(crate) struct Route {
     pub(crate) sticky: Option<HeaderName>,
 }
 
-/// Where a call goes if no group of its route has a usable endpoint. The names are those of Envoy's subset load
-/// balancing.
+/// Where a call goes if no group of its route has a usable endpoint. The names are those of Envoy's subset
+/// load balancing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) enum FallbackPolicy {
@@ -125,8 +126,8 @@ impl Destination {
         self.route.split.order(self.point)
     }
 
-    /// The group to which an endpoint with these labels belongs, the first in this call's order; `None` for an endpoint
-    /// outside the route's groups.
+    /// The group to which an endpoint with these labels belongs, the first in this call's order; `None` for
+    /// an endpoint outside the route's groups.
     pub(crate) fn group_of(&self, labels: &Labels) -> Option<&Group> {
         self.groups().find(|group| labels.include(&group.labels))
     }

@@ -45,7 +45,8 @@ pub(crate) struct Criteria<'a> {
     pub(crate) blame: Blame,
     /// Whether this is the first attempt of the call.
     pub(crate) first: bool,
-    /// Whether only an endpoint that the first filters below leave may be chosen: `NotConnected` if there is none.
+    /// Whether only an endpoint that the first filters below leave may be chosen: `NotConnected` if there is
+    /// none.
     pub(crate) usable_only: bool,
     /// The caller's own zone.
     pub(crate) zone: Option<&'a str>,

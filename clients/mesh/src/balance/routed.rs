@@ -1,9 +1,10 @@
 //! Chooses the endpoint of an attempt whose call has a destination.
 //!
-//! An endpoint is usable if it is connected, not ejected, answers pings, is below its limit of calls in flight, and was
-//! not tried by this call yet. The group that the call was assigned comes first, then the other groups of the route in
-//! an order that follows their weights, then, unless the route has no fallback, all endpoints. Only if none of these has a
-//! usable endpoint, the groups are tried again in the same order with the endpoints that are left.
+//! An endpoint is usable if it is connected, not ejected, answers pings, is below its limit of calls in
+//! flight, and was not tried by this call yet. The group that the call was assigned comes first, then the
+//! other groups of the route in an order that follows their weights, then, unless the route has no fallback,
+//! all endpoints. Only if none of these has a usable endpoint, the groups are tried again in the same order
+//! with the endpoints that are left.
 
 use super::choice::{Choice, Criteria, choose};
 use crate::{
@@ -47,8 +48,8 @@ fn choose_in(published: &Published, group: &Group, criteria: Criteria<'_>) -> Ch
     choose(&places.filter_map(|place| endpoints.get(place)), criteria)
 }
 
-/// Why a call with this destination cannot be sent, although there are connected endpoints; `None` if it can, or while
-/// the first connections to its groups are being opened.
+/// Why a call with this destination cannot be sent, although there are connected endpoints; `None` if it can,
+/// or while the first connections to its groups are being opened.
 pub(super) fn unreachable(published: &Published, destination: &Destination) -> Option<String> {
     let split = &destination.route.split;
     if destination.route.fallback_policy == FallbackPolicy::AnyEndpoint || published.addresses.is_empty() {

@@ -15,8 +15,8 @@ use super::{Address, Update};
 /// connection has ended.
 pub(super) type Watch = Box<dyn FnOnce(mpsc::Sender<Update>, Arc<Notify>) -> BoxFuture<'static, ()> + Send>;
 
-/// Sends the endpoints of all names together, whenever those of one change, until the receiver is dropped. A name
-/// that cannot be resolved delays none of the others and removes none of its own endpoints.
+/// Sends the endpoints of all names together, whenever those of one change, until the receiver is dropped. A
+/// name that cannot be resolved delays none of the others and removes none of its own endpoints.
 pub(super) async fn watch(names: Vec<Watch>, updates: &mpsc::Sender<Update>, connection_lost: Arc<Notify>) {
     let count = names.len();
     let mut found = SelectAll::new();

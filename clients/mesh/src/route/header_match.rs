@@ -31,8 +31,8 @@ impl HeaderMatch {
     }
 }
 
-/// The 64-bit FNV-1a hash of a header, mixed by the finalizer of MurmurHash3, so that short values are distributed
-/// evenly too. It has no salt: all clients agree. `None` without the header.
+/// The 64-bit FNV-1a hash of a header, mixed by the finalizer of MurmurHash3, so that short values are
+/// distributed evenly too. It has no salt: all clients agree. `None` without the header.
 pub(super) fn hash(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;

@@ -49,12 +49,12 @@ impl Split {
         }
     }
 
-    /// The groups with a weight. The first is the one whose part of the range of `point` holds it, so that each is
-    /// first for a share of the points that corresponds to its weight; the next are chosen in the same way among the
-    /// remaining ones.
+    /// The groups with a weight. The first is the one whose part of the range of `point` holds it, so that
+    /// each is first for a share of the points that corresponds to its weight; the next are chosen in the
+    /// same way among the remaining ones.
     ///
-    /// The groups divide the range in the order of the config. So a point stays in the first group while that group's
-    /// share grows.
+    /// The groups divide the range in the order of the config. So a point stays in the first group while that
+    /// group's share grows.
     pub(crate) fn order(&self, mut point: u64) -> impl Iterator<Item = &Group> {
         let mut remaining: u32 = 0;
         for (place, group) in self.0.iter().enumerate() {
@@ -89,14 +89,17 @@ impl Split {
 
     /// Whether a group with a weight includes endpoints with these labels.
     pub(crate) fn selects(&self, labels: &Labels) -> bool {
-        let mut weighted = self.0.iter().filter(|group| group.weight > 0);
-        weighted.any(|group| labels.include(&group.labels))
+        self.weighted().any(|group| labels.include(&group.labels))
     }
 
-    /// The labels of the groups, in words.
+    /// The labels of the groups with a weight, in words.
     pub(crate) fn names(&self) -> String {
-        let names: Vec<_> = self.0.iter().map(|group| group.name.as_str()).collect();
+        let names: Vec<_> = self.weighted().map(|group| group.name.as_str()).collect();
         names.join(" or ")
+    }
+
+    fn weighted(&self) -> impl Iterator<Item = &Group> {
+        self.0.iter().filter(|group| group.weight > 0)
     }
 }
 
@@ -111,8 +114,8 @@ impl Group {
         }
     }
 
-    /// The places of its endpoints in a list, given the labels of all endpoints of that list. They are determined once
-    /// for each generation of the list.
+    /// The places of its endpoints in a list, given the labels of all endpoints of that list. They are
+    /// determined once for each generation of the list.
     pub(crate) fn members<'a>(&self, generation: u64, all: impl Iterator<Item = &'a Labels>) -> Arc<[u32]> {
         {
             let members = self.members.read().unwrap_or_else(PoisonError::into_inner);

@@ -36,7 +36,8 @@ fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         .collect()
 }
 
-/// The number of points for which each group is first, of `count` points that are spread evenly over the range.
+/// The number of points for which each group is first, of `count` points that are spread evenly over the
+/// range.
 fn shares(split: &Split, count: u64) -> Vec<(String, u64)> {
     let mut counts: Vec<_> = split.0.iter().map(|group| (group.name.to_string(), 0)).collect();
     for number in 0..count {

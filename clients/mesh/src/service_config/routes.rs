@@ -1,7 +1,7 @@
 //! Routes: the policy `weft_routes` of `loadBalancingConfig`.
 //!
-//! Service configs have no standard field for routes; gRPC's own clients get theirs by xDS (gRFC A28). A balancing policy
-//! that other clients do not know is skipped by them, so that one file serves all.
+//! Service configs have no standard field for routes; gRPC's own clients get theirs by xDS (gRFC A28). A
+//! balancing policy that other clients do not know is skipped by them, so that one file serves all.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,7 +24,8 @@ const MAX_ROUTES: usize = 128;
 const MAX_HEADERS: usize = 16;
 /// Maximum weight of a group.
 const MAX_WEIGHT: u32 = 1_000_000;
-/// Headers that are set after the route was determined, or that are secret. So are those beginning with `grpc-`.
+/// Headers that are set after the route was determined, or that are secret. So are those beginning with
+/// `grpc-`.
 const OWN_HEADERS: [&str; 6] = [
     "authorization",
     "content-type",
@@ -227,7 +228,8 @@ fn split(groups: Vec<GroupConfig>, path: &str) -> Result<Split, Error> {
     Split::new(found).map_err(|reason| invalid(path, reason))
 }
 
-/// The name of a header by which calls are distinguished: one that the application sets, with a text as its value.
+/// The name of a header by which calls are distinguished: one that the application sets, with a text as its
+/// value.
 fn header_name(name: &str, path: &str) -> Result<HeaderName, Error> {
     let refused = |reason: &str| invalid(path, &format!("`{name}` {reason}"));
     let parsed = HeaderName::try_from(name).map_err(|_| refused("is not a header name"))?;

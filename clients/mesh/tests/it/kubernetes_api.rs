@@ -1,5 +1,5 @@
-//! Imitates the Kubernetes API for EndpointSlices of Services, according to its documentation of API concepts:
-//! paged lists, watches as JSON lines from a version on, bookmarks, 410 Gone, bearer tokens.
+//! Imitates the Kubernetes API for EndpointSlices of Services, according to its documentation of API
+//! concepts: paged lists, watches as JSON lines from a version on, bookmarks, 410 Gone, bearer tokens.
 
 use std::{
     collections::BTreeMap,
@@ -100,8 +100,8 @@ impl Api {
         }
     }
 
-    /// Adds or changes a slice of ready endpoints, each on `port`. It belongs to the Service before the first `-` of
-    /// its name.
+    /// Adds or changes a slice of ready endpoints, each on `port`. It belongs to the Service before the first
+    /// `-` of its name.
     pub(crate) fn put(&self, name: &str, port: u16, endpoints: &[Value]) {
         self.change(|state| {
             let kind = if state.slices.contains_key(name) {

@@ -34,7 +34,8 @@ fn broken() -> Server {
     Server::start(|_| async { Err(Status::unavailable("broken")) })
 }
 
-/// Options with a version for each server. Calls that wait for a slow machine do not make an endpoint look dead.
+/// Options with a version for each server. Calls that wait for a slow machine do not make an endpoint look
+/// dead.
 fn options(servers: &[(SocketAddr, &str)], config: &str) -> ChannelOptions {
     let uris: Vec<_> = servers
         .iter()

@@ -220,4 +220,5 @@ async fn endpoints_already_tried_are_chosen_last() {
     channel.choose(None, &tried);
 }
 
+mod routed;
 mod slow;

@@ -280,3 +280,13 @@ fn routes_behind_a_policy_that_is_used_instead_are_an_error() {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn the_example_of_the_documentation_is_valid() {
+    let documentation = include_str!("../../../../../docs/mesh.md");
+    let (_, section) = documentation.split_once("## Routes and canaries").unwrap();
+    let (_, example) = section.split_once("```json").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let routes = ServiceConfig::parse(example).unwrap().routes.unwrap();
+    assert_eq!(routes.routes.len(), 2);
+}
