@@ -3,6 +3,7 @@
 mod candidate;
 mod choice;
 mod outliers;
+mod routed;
 
 use std::{
     pin::pin,
@@ -24,11 +25,13 @@ use crate::{
         stats::{Blame, InFlight},
     },
     failure::Failure,
+    route::Destination,
     supervisor::{Demand, Published},
     telemetry::span,
 };
 use choice::{Choice, Criteria, choose};
 pub(crate) use outliers::ProbeSchedule;
+use routed::{choose_routed, unreachable};
 
 /// Sends each attempt to one of the published endpoints.
 #[derive(Clone, Debug)]
@@ -45,15 +48,23 @@ pub(crate) struct Balance {
 impl Balance {
     /// Waits for a connection, and for a call in flight to end, in a queue of bounded length. While all endpoints are
     /// known to be down it waits only with `wait_for_ready`. The call's deadline bounds the wait.
-    async fn select(&self, criteria: Criteria<'_>) -> Result<(Arc<Endpoint>, InFlight), Failure> {
-        let choice = choose(&self.published.borrow().endpoints, criteria);
+    async fn select(
+        &self,
+        destination: Option<&Destination>,
+        criteria: Criteria<'_>,
+    ) -> Result<(Arc<Endpoint>, InFlight), Failure> {
+        let choice = choose_among(&self.published.borrow(), destination, criteria);
         match choice {
             Choice::Selected(endpoint, in_flight) => Ok((endpoint, in_flight)),
-            Choice::Full | Choice::NotConnected => self.wait(criteria).await,
+            Choice::Full | Choice::NotConnected => self.wait(destination, criteria).await,
         }
     }
 
-    async fn wait(&self, criteria: Criteria<'_>) -> Result<(Arc<Endpoint>, InFlight), Failure> {
+    async fn wait(
+        &self,
+        destination: Option<&Destination>,
+        criteria: Criteria<'_>,
+    ) -> Result<(Arc<Endpoint>, InFlight), Failure> {
         let mut changes = self.published.clone();
         let Some(slot) = self.concurrency_limit.enqueue() else {
             let text = format!("too many calls wait for an endpoint of {}", self.service);
@@ -63,15 +74,15 @@ impl Balance {
             let mut released = pin!(slot.released());
             released.as_mut().enable();
             let published = Arc::clone(&changes.borrow_and_update());
-            match choose(&published.endpoints, criteria) {
+            match choose_among(&published, destination, criteria) {
                 Choice::Selected(endpoint, in_flight) => return Ok((endpoint, in_flight)),
                 Choice::Full => {}
                 Choice::NotConnected => {
                     self.demand.raise();
-                    if let Some(reason) = &published.failing
-                        && !criteria.method.wait_for_ready
+                    if !criteria.method.wait_for_ready
+                        && let Some(reason) = unavailable(&published, destination)
                     {
-                        let text = format!("no endpoint of {} is reachable: {reason}", self.service);
+                        let text = format!("no endpoint of {} {reason}", self.service);
                         return Err(Failure::no_endpoint(Status::unavailable(text)));
                     }
                 }
@@ -84,6 +95,21 @@ impl Balance {
             }
         }
     }
+}
+
+fn choose_among(published: &Published, destination: Option<&Destination>, criteria: Criteria<'_>) -> Choice {
+    match destination {
+        None => choose(&published.endpoints.iter(), criteria),
+        Some(destination) => choose_routed(published, destination, criteria),
+    }
+}
+
+/// Why no call can be sent; `None` if calls can be sent, or while the first connections are being opened.
+fn unavailable(published: &Published, destination: Option<&Destination>) -> Option<String> {
+    let failing = published.failing.as_ref();
+    failing
+        .map(|reason| format!("is reachable: {reason}"))
+        .or_else(|| unreachable(published, destination?))
 }
 
 impl Service<Attempt> for Balance {
@@ -104,10 +130,12 @@ impl Service<Attempt> for Balance {
                 tried: &attempt.tried,
                 blame: Blame::new(attempt.deadline, declared),
                 first: attempt.previous == 0,
+                usable_only: false,
                 zone: balance.zone.as_deref(),
                 probe_schedule: &balance.probe_schedule,
             };
-            let (endpoint, in_flight) = match balance.select(criteria).await {
+            let destination = attempt.destination.as_ref();
+            let (endpoint, in_flight) = match balance.select(destination, criteria).await {
                 Ok(selected) => selected,
                 Err(failure) => {
                     attempt.end(failure.status.code());
@@ -116,6 +144,13 @@ impl Service<Attempt> for Balance {
             };
             attempt.tried.add(endpoint.stats.id());
             span::record_endpoint(&endpoint.address, endpoint.peer);
+            let labels = &endpoint.address.labels;
+            if let Some(group) = destination.and_then(|destination| destination.group_of(labels)) {
+                span::record_group(group.name.as_str());
+                if let Some(running) = &mut attempt.running {
+                    running.group = Some(group.name.clone());
+                }
+            }
             endpoint.send(in_flight, attempt.running, attempt.request).await
         })
     }

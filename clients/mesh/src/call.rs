@@ -6,7 +6,7 @@ use http::{Request, Response};
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 
-use crate::{Context, failure::Failure, method::Method, telemetry::Running};
+use crate::{Context, failure::Failure, method::Method, route::Destination, telemetry::Running};
 
 /// The result of a call.
 pub(crate) type Outcome = Result<Response<Body>, Status>;
@@ -20,6 +20,8 @@ pub(crate) struct Call {
     pub(crate) context: Context,
     /// When the call ends with DEADLINE_EXCEEDED.
     pub(crate) deadline: Option<Instant>,
+    /// The endpoints that a route selects; `None`: all of them.
+    pub(crate) destination: Option<Destination>,
     pub(crate) request: Request<Body>,
 }
 
@@ -29,6 +31,8 @@ pub(crate) struct Attempt {
     pub(crate) method: Arc<Method>,
     pub(crate) context: Context,
     pub(crate) deadline: Option<Instant>,
+    /// The destination of the call.
+    pub(crate) destination: Option<Destination>,
     /// Number of earlier attempts that may have reached a server.
     pub(crate) previous: u32,
     /// The endpoints tried so far. Shared by all attempts of a call.
@@ -52,6 +56,7 @@ impl Attempt {
             method: Arc::clone(&self.method),
             context: self.context.clone(),
             deadline: self.deadline,
+            destination: self.destination.clone(),
             previous,
             tried: Arc::clone(&self.tried),
             running: None,

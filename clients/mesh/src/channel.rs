@@ -173,7 +173,10 @@ impl Channel {
             .or_else(Context::current)
             .unwrap_or_default();
         let context = self.shared.tokens.apply(context, request.headers())?;
-        let method = Arc::clone(self.shared.methods().get(request.uri().path()));
+        let path = request.uri().path();
+        let method = Arc::clone(self.shared.methods().get(path));
+        let routes = method.routes.as_ref();
+        let destination = routes.and_then(|routes| routes.destination(path, request.headers()));
         let own = deadline::own_timeout(request.headers())?;
         let declared = method.policy.as_ref().map(|policy| policy.timeout);
         let margin = self.shared.options.tuning.deadline_margin();
@@ -185,6 +188,7 @@ impl Channel {
             method,
             context,
             deadline,
+            destination,
             request,
         })
     }

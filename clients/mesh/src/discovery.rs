@@ -1,8 +1,10 @@
-//! Discovers endpoints: from a fixed list, a DNS name that is resolved periodically, a Kubernetes Service, or a Unix
+//! Discovers endpoints: from a fixed list, DNS names that are resolved periodically, Kubernetes Services, or a Unix
 //! socket.
 
 mod dns;
 mod kubernetes;
+pub(crate) mod labels;
+mod merge;
 pub(crate) mod subset;
 mod unix_socket;
 
@@ -24,6 +26,11 @@ use crate::Error;
 use dns::Dns;
 use kubernetes::Kubernetes;
 pub use kubernetes::KubernetesApi;
+use labels::{LabelledUri, Labels};
+use merge::Watch;
+
+/// Maximum number of names of a `dns:` or `k8s:` target.
+const MAX_NAMES: usize = 16;
 
 /// The address of one endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,17 +44,19 @@ pub(crate) struct Address {
     pub(crate) port: Option<u16>,
     /// The endpoint's zone, if the target names it.
     pub(crate) zone: Option<Arc<str>>,
+    /// The labels that the target gives it.
+    pub(crate) labels: Labels,
 }
 
 /// All current endpoints, or why they could not be determined.
 pub(crate) type Update = Result<Vec<Address>, Arc<str>>;
 
-/// The parsed form of `static:<uri>,<uri>…`, `dns:<uri>`, `k8s:<uri>` or `unix:<path>`.
+/// The parsed form of `static:<uri>,<uri>…`, `dns:<uri>,<uri>…`, `k8s:<uri>,<uri>…` or `unix:<path>`.
 #[derive(Debug)]
 pub(crate) enum Target {
     Static(Vec<Address>),
-    Dns(Dns),
-    Kubernetes(Kubernetes),
+    Dns(Vec<Dns>),
+    Kubernetes(Vec<Kubernetes>),
     Unix(Address),
 }
 
@@ -75,13 +84,13 @@ impl Target {
                 addresses.retain(|address| seen.insert(address.clone()));
                 Ok(Target::Static(addresses))
             }
-            Some(("dns", uri)) => Ok(Target::Dns(Dns::new(
-                Address::parse(uri).map_err(fault)?,
-                dns_refresh,
-            ))),
-            Some(("k8s", uri)) => {
-                let kubernetes = Kubernetes::parse(uri, kubernetes, zone);
-                kubernetes.map(Target::Kubernetes).map_err(fault)
+            Some(("dns", list)) => {
+                let dns = names(list, |uri| Ok(Dns::new(Address::parse(uri)?, dns_refresh)));
+                dns.map(Target::Dns).map_err(fault)
+            }
+            Some(("k8s", list)) => {
+                let services = names(list, |uri| Kubernetes::parse(uri, kubernetes, zone));
+                services.map(Target::Kubernetes).map_err(fault)
             }
             Some(("unix", path)) => unix_socket::parse(path).map(Target::Unix).map_err(fault),
             _ => Err(fault(
@@ -97,8 +106,23 @@ impl Target {
             Target::Static(addresses) => {
                 let _ = updates.send(Ok(addresses)).await;
             }
-            Target::Dns(dns) => dns.watch(&updates, &connection_lost).await,
-            Target::Kubernetes(kubernetes) => kubernetes.watch(&updates).await,
+            Target::Dns(names) => {
+                let watch = |dns: Dns| -> Watch {
+                    Box::new(|updates, lost| Box::pin(async move { dns.watch(&updates, &lost).await }))
+                };
+                merge::watch(names.into_iter().map(watch).collect(), &updates, connection_lost).await;
+            }
+            Target::Kubernetes(services) => {
+                let watch = |service: Kubernetes| -> Watch {
+                    Box::new(|updates, _| Box::pin(async move { service.watch(&updates).await }))
+                };
+                merge::watch(
+                    services.into_iter().map(watch).collect(),
+                    &updates,
+                    connection_lost,
+                )
+                .await;
+            }
             Target::Unix(address) => {
                 let _ = updates.send(Ok(vec![address])).await;
             }
@@ -111,20 +135,19 @@ impl Target {
             target: target.to_owned(),
             reason: reason.to_owned(),
         };
-        let secured = match self {
-            Target::Static(addresses) => {
-                let secured = |address: &Address| address.scheme == Scheme::HTTPS;
-                let any_secured = addresses.iter().any(secured);
-                if any_secured && !addresses.iter().all(secured) {
-                    return Err(error("must be all http:// or all https://"));
-                }
-                any_secured
-            }
-            Target::Dns(dns) => dns.name().scheme == Scheme::HTTPS,
-            Target::Kubernetes(kubernetes) => kubernetes.is_secured(),
+        let is_https = |address: &Address| address.scheme == Scheme::HTTPS;
+        let secured: Vec<bool> = match self {
+            Target::Static(addresses) => addresses.iter().map(is_https).collect(),
+            Target::Dns(names) => names.iter().map(|dns| is_https(dns.name())).collect(),
+            Target::Kubernetes(services) => services.iter().map(Kubernetes::is_secured).collect(),
             Target::Unix(_) if tls => return Err(error("must have no `tls` settings")),
-            Target::Unix(_) => false,
+            Target::Unix(_) => vec![false],
         };
+        let any_secured = secured.contains(&true);
+        if any_secured && secured.contains(&false) {
+            return Err(error("must be all http:// or all https://"));
+        }
+        let secured = any_secured;
         if tls && !secured {
             return Err(error("must be https:// with the `tls` settings"));
         }
@@ -137,12 +160,23 @@ impl Target {
 pub fn is_exposed(target: &str) -> bool {
     let exposed = |uri: &str| Address::parse(uri.trim()).is_ok_and(|address| address.is_exposed());
     match target.split_once(':') {
-        Some(("static", list)) => list.split(',').any(exposed),
-        Some(("dns", uri)) => exposed(uri),
-        Some(("k8s", uri)) => uri.starts_with("http://"),
+        Some(("static" | "dns", list)) => list.split(',').any(exposed),
+        Some(("k8s", list)) => list.split(',').any(|uri| uri.trim().starts_with("http://")),
         // A Unix socket belongs to this machine.
         _ => false,
     }
+}
+
+/// Parses the names of a `dns:` or `k8s:` target.
+fn names<T>(list: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    let names: Vec<T> = list
+        .split(',')
+        .map(|uri| parse(uri.trim()))
+        .collect::<Result<_, _>>()?;
+    if names.len() > MAX_NAMES {
+        return Err(format!("{} names are more than {MAX_NAMES}", names.len()));
+    }
+    Ok(names)
 }
 
 impl Address {
@@ -156,11 +190,7 @@ impl Address {
     }
 
     fn parse(text: &str) -> Result<Address, String> {
-        let (uri, zone) = match text.split_once(";zone=") {
-            Some((uri, zone)) if !zone.is_empty() => (uri, Some(Arc::from(zone))),
-            Some(_) => return Err(format!("`{text}` names an empty zone")),
-            None => (text, None),
-        };
+        let LabelledUri { uri, zone, labels } = LabelledUri::parse(text)?;
         let uri: Uri = uri
             .parse()
             .map_err(|error| format!("`{text}` is not a URI: {error}"))?;
@@ -188,6 +218,7 @@ impl Address {
             host,
             port: Some(port),
             zone,
+            labels,
         })
     }
 }
@@ -256,8 +287,10 @@ mod tests {
             "static:https://a:1,http://b:1",
             "static:http://127.0.0.1:1,http://10.0.0.7:1;zone=a",
             "dns:http://payment:7102",
+            "dns:https://payment:7102,http://payment-canary:7102",
             "dns:http://localhost.evil.test:1",
             "k8s:http://payment.weft:grpc",
+            "k8s:https://payment.weft:grpc, http://payment-canary.weft:grpc",
         ] {
             assert!(is_exposed(exposed), "{exposed}");
         }
@@ -312,6 +345,8 @@ mod tests {
             ("static:ftp://a:1", "http://"),
             ("dns:http://a:1/path", "path"),
             ("static:http://a:1;zone=", "zone"),
+            ("static:http://a:1;version", "label"),
+            ("dns:http://a:1,http://b", "port"),
             ("k8s:http://a.b:grpc", "KUBERNETES_SERVICE_HOST"),
             ("unix:", "path"),
             ("unix://run/a.sock", "absolute"),

@@ -75,6 +75,7 @@ where
                 method,
                 context,
                 deadline,
+                destination,
                 request,
             } = call;
             let replay = Replay::buffer(request, limit).await?;
@@ -83,6 +84,7 @@ where
                 method: Arc::clone(&method),
                 context,
                 deadline,
+                destination,
                 previous: 0,
                 tried: Arc::default(),
                 running: None,

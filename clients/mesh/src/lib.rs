@@ -20,6 +20,7 @@ mod channel;
 mod method;
 mod methods;
 mod options;
+mod route;
 mod service_config;
 
 mod call;

@@ -9,6 +9,7 @@ use crate::{
     latency::RecentLatencies,
     message_size::MessageLimit,
     policy::{Criticality, MethodPolicy},
+    route::MethodRoutes,
 };
 
 /// A method of a channel.
@@ -30,6 +31,8 @@ pub(crate) struct Method {
     /// The service config's limits of message sizes.
     pub(crate) request_limit: Option<MessageLimit>,
     pub(crate) response_limit: Option<MessageLimit>,
+    /// The routes that may match its calls.
+    pub(crate) routes: Option<MethodRoutes>,
     pub(crate) sources: Sources,
 }
 
@@ -58,6 +61,7 @@ impl Method {
             wait_for_ready: false,
             request_limit: None,
             response_limit: None,
+            routes: None,
             sources,
         }
     }

@@ -8,6 +8,7 @@ use crate::{
     message_size::MessageLimit,
     method::Method,
     policy::{Hedging, Idempotency, Retry},
+    route::{MethodRoutes, Routes},
     service_config::{ServiceConfig, invalid},
 };
 
@@ -60,6 +61,12 @@ impl Methods {
         for layer in &layers {
             layer.check_names(policies)?;
         }
+        check_routes(policies, config)?;
+        let unlisted = || {
+            let mut method = unlisted(wait_for_ready);
+            method.routes = MethodRoutes::for_any_method(config.routes.as_ref());
+            method
+        };
         let mut by_path = HashMap::new();
         for (path, declared) in policies.iter() {
             let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
@@ -72,9 +79,10 @@ impl Methods {
                 }
             }
             method.policy = Some(Arc::new(policy));
+            method.routes = MethodRoutes::for_method(config.routes.as_ref(), service, name);
             by_path.insert(path.to_owned(), Arc::new(method));
         }
-        let others = others(&layers, wait_for_ready)?;
+        let others = others(&layers, unlisted)?;
         Ok(Methods {
             by_path,
             layers,
@@ -100,10 +108,10 @@ impl Methods {
 }
 
 /// The methods outside the contract: see [`Methods::others`].
-fn others(layers: &[Layer; 2], wait_for_ready: bool) -> Result<Vec<Vec<Arc<Method>>>, Error> {
+fn others(layers: &[Layer; 2], unlisted: impl Fn() -> Method) -> Result<Vec<Vec<Arc<Method>>>, Error> {
     let [configs, applications] = layers.each_ref().map(|layer| layer.config.method_config.len());
     let other = |config: usize, application: usize| -> Result<Arc<Method>, Error> {
-        let mut method = unlisted(wait_for_ready);
+        let mut method = unlisted();
         if config + application > 0 {
             let mut policy = MethodPolicy {
                 declared: false,
@@ -137,6 +145,34 @@ fn unlisted(wait_for_ready: bool) -> Method {
     unlisted
 }
 
+/// Whether the contract has the service but not the method. An empty method stands for all methods.
+fn lacks(policies: &Policies, service: &str, method: &str) -> bool {
+    let prefix = if service.is_empty() {
+        "/".to_owned()
+    } else {
+        format!("/{service}/")
+    };
+    let of_service = || policies.iter().filter_map(|(path, _)| path.strip_prefix(&prefix));
+    let known = method.is_empty() || of_service().any(|known| known == method);
+    !known && of_service().next().is_some()
+}
+
+/// Rejects routes for methods that a known service does not have.
+fn check_routes(policies: &Policies, config: &ServiceConfig) -> Result<(), Error> {
+    let Some(Routes { path, routes }) = &config.routes else {
+        return Ok(());
+    };
+    for (place, route) in routes.iter().enumerate() {
+        if lacks(policies, &route.service, &route.method) {
+            return Err(invalid(
+                &format!("{path}[{place}].match.method"),
+                "is not in the contract",
+            ));
+        }
+    }
+    Ok(())
+}
+
 impl Layer {
     /// An error of the entry at `place`, or of a field of it.
     fn error(&self, place: usize, field: &str, reason: &str) -> Error {
@@ -153,14 +189,7 @@ impl Layer {
     fn check_names(&self, policies: &Policies) -> Result<(), Error> {
         for (place, overrides) in self.config.method_config.iter().enumerate() {
             for (index, name) in overrides.name.iter().enumerate() {
-                let prefix = if name.service.is_empty() {
-                    "/".to_owned()
-                } else {
-                    format!("/{}/", name.service)
-                };
-                let of_service = || policies.iter().filter_map(|(path, _)| path.strip_prefix(&prefix));
-                let known = name.method.is_empty() || of_service().any(|method| method == name.method);
-                if !known && of_service().next().is_some() {
+                if lacks(policies, &name.service, &name.method) {
                     let reason = format!("{}/{} is not in the contract", name.service, name.method);
                     return Err(self.error(place, &format!(".name[{index}]"), &reason));
                 }
@@ -306,5 +335,29 @@ mod tests {
         let error =
             build(r#"{"methodConfig": [{"name": [{"service": "a.B", "method": "Reed"}]}]}"#).unwrap_err();
         assert!(error.to_string().contains("methodConfig[0].name[0]"));
+    }
+
+    #[test]
+    fn each_method_has_the_routes_that_may_match_its_calls() {
+        let config = |matching: &str| {
+            let split = r#"[{"labels": {"version": "v2"}, "weight": 1}]"#;
+            build(&format!(
+                r#"{{"loadBalancingConfig": [{{"weft_routes": {{"routes": [{{"match": {matching}, "split": {split}}}]}}}}]}}"#
+            ))
+        };
+        let routed = |methods: &Methods, path: &str| {
+            let routes = methods.get(path).routes.as_ref();
+            routes.is_some_and(|routes| routes.destination(path, &http::HeaderMap::new()).is_some())
+        };
+        let methods = config(r#"{"service": "a.B", "method": "Read"}"#).unwrap();
+        assert!(routed(&methods, "/a.B/Read") && methods.get("/a.B/Write").routes.is_none());
+        assert!(!routed(&methods, "/x.Y/Read"));
+        let methods = config(r#"{"service": "x.Y", "method": "Z"}"#).unwrap();
+        assert!(routed(&methods, "/x.Y/Z") && !routed(&methods, "/x.Y/Other"));
+        assert!(methods.get("/a.B/Read").routes.is_none());
+        let error = config(r#"{"service": "a.B", "method": "Reed"}"#).unwrap_err();
+        let path = "loadBalancingConfig[0].weft_routes.routes[0].match.method";
+        assert!(error.to_string().contains(path), "{error}");
+        assert!(build("{}").unwrap().get("/x.Y/Z").routes.is_none());
     }
 }

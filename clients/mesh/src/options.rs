@@ -10,7 +10,9 @@ use crate::{Error, Fault, Tls, call_policy::CallPolicies, discovery::KubernetesA
 #[derive(Clone, Debug)]
 pub struct ChannelOptions {
     /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102`, `k8s:http://payment.weft:grpc` or
-    /// `unix:/run/payment.sock`. An endpoint of a `static:` target may have a zone: `http://10.0.0.7:7102;zone=b`.
+    /// `unix:/run/payment.sock`. An endpoint of a `static:` target may have a zone: `http://10.0.0.7:7102;zone=b`. Labels, by which the
+    /// routes of a service config select endpoints, may follow an address or name: `;version=v2`. `dns:` and
+    /// `k8s:` targets may have up to 16 names, separated by commas, such as a Service and its canary.
     pub target: String,
     /// The called service, for metrics and error messages: `payment`.
     pub service: String,

@@ -88,6 +88,7 @@ where
                 method,
                 context,
                 deadline,
+                destination,
                 request,
             } = call;
             let replay = if unary {
@@ -102,6 +103,7 @@ where
                 method,
                 context,
                 deadline,
+                destination,
                 previous: 0,
                 tried: Arc::default(),
                 running: None,

@@ -6,6 +6,8 @@
 mod balancing;
 pub(crate) mod file;
 mod generate;
+mod policies;
+mod routes;
 mod scalars;
 
 use std::{sync::Arc, time::Duration};
@@ -13,18 +15,22 @@ use std::{sync::Arc, time::Duration};
 use serde::Deserialize;
 use tonic::Code;
 
-use crate::{Error, outlier_detection::OutlierDetection};
+use crate::{Error, outlier_detection::OutlierDetection, route::Routes};
 pub use generate::generate_service_config;
+use policies::Policy;
 use scalars::{codes, duration, number};
 
 /// A valid service config.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct ServiceConfig {
-    load_balancing_config: Vec<balancing::Policy>,
-    /// The outlier detection of `load_balancing_config`.
+    load_balancing_config: Vec<Policy>,
+    /// From `load_balancing_config`.
     #[serde(skip)]
     pub(crate) outlier_detection: Option<Arc<OutlierDetection>>,
+    /// From `load_balancing_config`.
+    #[serde(skip)]
+    pub(crate) routes: Option<Routes>,
     pub(crate) method_config: Vec<MethodConfig>,
     pub(crate) retry_throttling: Option<RetryThrottling>,
     pub(crate) health_check_config: Option<HealthCheckConfig>,
@@ -105,7 +111,9 @@ impl ServiceConfig {
             .end()
             .map_err(|error| invalid(".", &error.to_string()))?;
         config.check()?;
-        config.outlier_detection = balancing::outlier_detection(&config.load_balancing_config)?.map(Arc::new);
+        let balancing = balancing::read(&config.load_balancing_config)?;
+        config.outlier_detection = balancing.outlier_detection.map(Arc::new);
+        config.routes = balancing.routes;
         Ok(config)
     }
 

@@ -1,5 +1,7 @@
 //! The state of a channel at one time, for operators.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 pub use crate::outlier_detection::{FailurePercentageEjection, SuccessRateEjection};
@@ -57,6 +59,8 @@ pub struct Endpoint {
     pub address: String,
     /// The endpoint's zone, if the target names it.
     pub zone: Option<String>,
+    /// The labels that the target gives it, by which routes select endpoints.
+    pub labels: BTreeMap<String, String>,
     /// Whether there is a healthy connection.
     pub connected: bool,
     /// Why there is none.

@@ -40,6 +40,8 @@ const STARTUP_GRACE: Duration = Duration::from_secs(10);
 /// The connections as calls see them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Published {
+    /// Counts the publications of a channel, from 1.
+    pub(crate) generation: u64,
     /// The connected endpoints.
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// Every address, connected or not.
@@ -207,7 +209,9 @@ impl Supervisor {
         } else {
             None
         };
+        let generation = self.publish.borrow().generation + 1;
         self.publish.send_replace(Arc::new(Published {
+            generation,
             endpoints,
             addresses,
             failing,

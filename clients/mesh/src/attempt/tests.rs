@@ -16,6 +16,7 @@ fn attempt(context: Context, deadline: Option<Instant>, previous: u32) -> Attemp
         method: Arc::new(Method::new("test.Service/Method", None)),
         context,
         deadline,
+        destination: None,
         previous,
         tried: Arc::default(),
         running: None,

@@ -45,6 +45,9 @@ pub(crate) struct Criteria<'a> {
     pub(crate) blame: Blame,
     /// Whether this is the first attempt of the call.
     pub(crate) first: bool,
+    /// Whether only an endpoint that the first filters below leave may be chosen: `NotConnected` if there is
+    /// none.
+    pub(crate) usable_only: bool,
     /// The caller's own zone.
     pub(crate) zone: Option<&'a str>,
     /// Decides which calls probe slow endpoints.
@@ -55,10 +58,13 @@ pub(crate) struct Criteria<'a> {
 /// limit; the rest is reserved for bursts.
 const PREFERRED_FULLNESS: f64 = 0.8;
 
-pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Choice {
+pub(crate) fn choose<'a>(
+    endpoints: &(impl Iterator<Item = &'a Arc<Endpoint>> + Clone),
+    criteria: Criteria<'_>,
+) -> Choice {
     let now = Instant::now();
-    let mut candidates = Vec::with_capacity(endpoints.len());
-    let open = || endpoints.iter().filter(|endpoint| endpoint.is_open());
+    let mut candidates = Vec::with_capacity(endpoints.size_hint().1.unwrap_or_default());
+    let open = || endpoints.clone().filter(|endpoint| endpoint.is_open());
     for endpoint in open() {
         let (admission, outlier_score) = endpoint.stats.admission_and_score(now);
         match admission {
@@ -77,16 +83,16 @@ pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Cho
         }
     }
     // If all endpoints are ejected, a broken one is better than none.
-    if candidates.is_empty() {
+    if candidates.is_empty() && !criteria.usable_only {
         candidates.extend(open().map(|endpoint| Candidate {
             endpoint,
             outlier_score: None,
         }));
     }
     let any_slow = outliers::mark_slow(&candidates);
-    narrow(&mut candidates, |candidate| !candidate.endpoint.ping_overdue());
-    narrow(&mut candidates, |candidate| {
-        !criteria.tried.contains(candidate.endpoint.stats.id())
+    criteria.exclude(&mut candidates, |candidate| candidate.endpoint.ping_overdue());
+    criteria.exclude(&mut candidates, |candidate| {
+        criteria.tried.contains(candidate.endpoint.stats.id())
     });
     if any_slow {
         let probed = criteria
@@ -122,6 +128,15 @@ pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Cho
 }
 
 impl Criteria<'_> {
+    /// Excludes candidates that are not usable; if none is, all stay unless only usable ones are wanted.
+    fn exclude<'a>(&self, candidates: &mut Vec<Candidate<'a>>, unusable: impl Fn(&Candidate<'a>) -> bool) {
+        if self.usable_only {
+            candidates.retain(|candidate| !unusable(candidate));
+        } else {
+            narrow(candidates, |candidate| !unusable(candidate));
+        }
+    }
+
     fn begin(&self, endpoint: &Arc<Endpoint>, probe: Option<Probe>) -> Option<Choice> {
         let in_flight = endpoint.stats.begin(self.blame, probe)?;
         Some(Choice::Selected(

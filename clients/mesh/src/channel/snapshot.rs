@@ -49,6 +49,7 @@ fn endpoint(known: &KnownAddress) -> snapshot::Endpoint {
         host,
         port,
         zone,
+        labels,
         ..
     } = &known.address;
     let stats: &Stats = &known.stats;
@@ -65,6 +66,10 @@ fn endpoint(known: &KnownAddress) -> snapshot::Endpoint {
             None => host.to_string(),
         },
         zone: zone.as_deref().map(str::to_owned),
+        labels: labels
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
         connected: known.connected,
         failure: known.failure.as_deref().map(str::to_owned),
         weight: inner.load.warmth(now),

@@ -21,6 +21,7 @@ fn call(deadline: Option<Instant>) -> Call {
         method,
         context: Context::new(),
         deadline,
+        destination: None,
         request: Request::new(Body::empty()),
     }
 }

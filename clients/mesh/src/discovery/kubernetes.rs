@@ -53,7 +53,7 @@ struct Progress {
 
 impl Kubernetes {
     /// Parses `http://payment.weft:grpc`: the scheme, the Service, its namespace (default: the pod's own), and the
-    /// port by its name in the Service or by its number in the pods.
+    /// port by its name in the Service or by its number in the pods. Labels may follow: `;version=v2`.
     pub(super) fn parse(
         text: &str,
         settings: &KubernetesApi,

@@ -44,6 +44,7 @@ mod tests {
             host: Arc::from(format!("10.0.{}.{}", number / 256, number % 256)),
             port: Some(1),
             zone: None,
+            labels: Default::default(),
         };
         numbers.map(address).collect()
     }

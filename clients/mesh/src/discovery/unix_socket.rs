@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::uri::{Authority, Scheme};
 
-use super::Address;
+use super::{Address, labels::Labels};
 
 /// Parses what follows `unix:`: `path`, relative or absolute, or `///path`, which is absolute.
 pub(super) fn parse(text: &str) -> Result<Address, String> {
@@ -23,6 +23,7 @@ pub(super) fn parse(text: &str) -> Result<Address, String> {
         host: Arc::from(path),
         port: None,
         zone: None,
+        labels: Labels::default(),
     })
 }
 

@@ -58,6 +58,7 @@ async fn run(script: Vec<(Duration, AttemptOutcome)>, budget: Arc<Budget>) -> (O
         method: Arc::new(Method::new("test.Service/Method", Some(policy))),
         context: Context::new(),
         deadline: Some(started + 500 * MS),
+        destination: None,
         request: Request::new(Body::empty()),
     };
     let outcome = hedge.call(call).await;

@@ -65,6 +65,7 @@ async fn run(policy: MethodPolicy, outcomes: Vec<AttemptOutcome>) -> (Outcome, V
             method: Arc::new(Method::new("test.Service/Method", Some(policy))),
             context: Context::new(),
             deadline: Some(started + Duration::from_secs(2)),
+            destination: None,
             request: Request::new(Body::empty()),
         })
         .await;
@@ -231,6 +232,7 @@ async fn an_attempt_that_exceeds_its_own_timeout_is_retried() {
         method: Arc::new(Method::new("test.Service/Method", Some(policy))),
         context: Context::new(),
         deadline: Some(started + Duration::from_secs(2)),
+        destination: None,
         request: Request::new(Body::empty()),
     };
     assert!(retry.call(call).await.is_ok());

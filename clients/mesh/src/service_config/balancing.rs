@@ -1,15 +1,14 @@
-//! The policies of `loadBalancingConfig`.
-//!
-//! The first known policy of a list is selected and unknown ones are skipped, as the specification says. What comes
-//! after the selected one is for other clients and is not read.
+//! `loadBalancingConfig`, and its outlier detection.
 
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     invalid,
+    policies::{Kind, Policy, Selected, select},
+    routes,
     scalars::{duration, number},
 };
 use crate::{
@@ -18,16 +17,9 @@ use crate::{
         BASE_EJECTION_TIME, FailurePercentageEjection, INTERVAL, MAX_EJECTION_TIME, OutlierDetection,
         SuccessRateEjection,
     },
+    route::Routes,
 };
 
-/// The name of a policy and its settings.
-pub(super) type Policy = Map<String, Value>;
-
-/// All of these select the mesh's own balancer. The standard ones are among them, so that one file works for clients
-/// in every language; like them, it sends calls to connected endpoints.
-const BALANCERS: [&str; 3] = ["peak_ewma", "round_robin", "pick_first"];
-/// The name in the standard's JSON, and the name in gRFC A50.
-const OUTLIER_DETECTION: [&str; 2] = ["outlier_detection_experimental", "outlier_detection"];
 /// A sweep visits every endpoint.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -74,49 +66,41 @@ struct FailurePercentageConfig {
     request_volume: Option<u32>,
 }
 
-/// Checks `loadBalancingConfig`, and returns its outlier detection if it selects that.
-pub(super) fn outlier_detection(listed: &[Policy]) -> Result<Option<OutlierDetection>, Error> {
-    match first_known("loadBalancingConfig", listed)? {
-        Some((path, name, settings)) if OUTLIER_DETECTION.contains(&name) => {
-            read_outlier_detection(path, settings).map(Some)
+/// What `loadBalancingConfig` says beside the choice of the mesh's own balancer.
+#[derive(Debug, Default)]
+pub(super) struct Balancing {
+    pub(super) outlier_detection: Option<OutlierDetection>,
+    pub(super) routes: Option<Routes>,
+}
+
+/// Reads `loadBalancingConfig`: routes, or an outlier detection, which may contain routes.
+pub(super) fn read(listed: &[Policy]) -> Result<Balancing, Error> {
+    let Some(selected) = select("loadBalancingConfig", listed)? else {
+        return Ok(Balancing::default());
+    };
+    match selected.kind {
+        Kind::Balancer => Ok(Balancing::default()),
+        Kind::Routes => Ok(Balancing {
+            routes: Some(routes::read(&selected)?),
+            ..Balancing::default()
+        }),
+        Kind::OutlierDetection => {
+            let (outlier_detection, routes) = read_outlier_detection(selected)?;
+            Ok(Balancing {
+                outlier_detection: Some(outlier_detection),
+                routes,
+            })
         }
-        _ => Ok(None),
     }
 }
 
-/// The path, name and settings of the first known policy; `None` if none is listed.
-fn first_known<'a>(path: &str, listed: &'a [Policy]) -> Result<Option<(String, &'a str, &'a Value)>, Error> {
-    let mut first = None;
-    for (place, policy) in listed.iter().enumerate() {
-        let mut entries = policy.iter();
-        let (Some((name, settings)), None) = (entries.next(), entries.next()) else {
-            return Err(invalid(
-                &format!("{path}[{place}]"),
-                "must name exactly one policy",
-            ));
-        };
-        let known = BALANCERS
-            .iter()
-            .chain(&OUTLIER_DETECTION)
-            .any(|known| known == name);
-        if known && first.is_none() {
-            first = Some((format!("{path}[{place}].{name}"), name.as_str(), settings));
-        }
-    }
-    if first.is_none() && !listed.is_empty() {
-        let known = [&BALANCERS[..], &OUTLIER_DETECTION[..]].concat().join(", ");
-        let reason = format!("none of these is supported; known are {known}");
-        return Err(invalid(path, &reason));
-    }
-    Ok(first)
-}
-
-fn read_outlier_detection(path: String, settings: &Value) -> Result<OutlierDetection, Error> {
+fn read_outlier_detection(selected: Selected<'_>) -> Result<(OutlierDetection, Option<Routes>), Error> {
+    let Selected { path, settings, .. } = selected;
     let at = |field: &str| format!("{path}.{field}");
     check_objects(&path, settings)?;
     let config: OutlierDetectionConfig = serde_path_to_error::deserialize(settings)
         .map_err(|error| invalid(&at(&error.path().to_string()), &error.inner().to_string()))?;
-    check_child(&at("childPolicy"), &config.child_policy.unwrap_or_default())?;
+    let routes = read_child(&at("childPolicy"), &config.child_policy.unwrap_or_default())?;
     let interval = config.interval.unwrap_or(INTERVAL);
     if interval < MIN_INTERVAL {
         return Err(invalid(&at("interval"), "must be at least 0.01s"));
@@ -129,7 +113,7 @@ fn read_outlier_detection(path: String, settings: &Value) -> Result<OutlierDetec
         let reason = format!("must be at least the baseEjectionTime of {}s", base.as_secs_f64());
         return Err(invalid(&at("maxEjectionTime"), &reason));
     }
-    Ok(OutlierDetection {
+    let outlier_detection = OutlierDetection {
         interval,
         base_ejection_time: base,
         max_ejection_time: max,
@@ -139,7 +123,8 @@ fn read_outlier_detection(path: String, settings: &Value) -> Result<OutlierDetec
             .failure_percentage_ejection
             .map(FailurePercentageEjection::from),
         source: path,
-    })
+    };
+    Ok((outlier_detection, routes))
 }
 
 /// Lists are accepted in place of objects by the deserializer, which takes their elements for the fields in order.
@@ -155,14 +140,18 @@ fn check_objects(path: &str, settings: &Value) -> Result<(), Error> {
     Ok(())
 }
 
-/// The child is the mesh's own balancer.
-fn check_child(path: &str, listed: &[Policy]) -> Result<(), Error> {
-    match first_known(path, listed)? {
-        None => Err(invalid(path, "is required, such as [{\"round_robin\": {}}]")),
-        Some((path, name, _)) if OUTLIER_DETECTION.contains(&name) => {
-            Err(invalid(&path, "must not be nested in another outlier detection"))
-        }
-        Some(_) => Ok(()),
+/// The child is the mesh's own balancer, or routes.
+fn read_child(path: &str, listed: &[Policy]) -> Result<Option<Routes>, Error> {
+    let Some(selected) = select(path, listed)? else {
+        return Err(invalid(path, "is required, such as [{\"round_robin\": {}}]"));
+    };
+    match selected.kind {
+        Kind::Balancer => Ok(None),
+        Kind::Routes => routes::read(&selected).map(Some),
+        Kind::OutlierDetection => Err(invalid(
+            &selected.path,
+            "must not be nested in another outlier detection",
+        )),
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) mod number {
         Text(String),
     }
 
-    fn required<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    pub(in super::super) fn required<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
         let wrong = |text: &str| D::Error::custom(format!("`{text}` is not a number from 0 to {}", u32::MAX));
         match Written::deserialize(deserializer).map_err(|_| wrong("the value"))? {
             Written::Number(number) => Ok(number),

@@ -118,11 +118,26 @@ impl Metrics {
         self.attempts_started.add(1, &self.labels(method));
     }
 
-    pub(crate) fn attempt_ended(&self, method: &StringValue, code: Code, duration: Duration) {
+    /// `group` is the group of endpoints that a route has selected; the service config bounds their number.
+    pub(crate) fn attempt_ended(
+        &self,
+        method: &StringValue,
+        group: Option<&StringValue>,
+        code: Code,
+        duration: Duration,
+    ) {
         self.traffic.attempt_ended(code);
         let [method, target] = self.labels(method);
-        let attributes = [method, target, KeyValue::new("grpc.status", code::name(code))];
-        self.attempt_duration.record(duration.as_secs_f64(), &attributes);
+        let status = KeyValue::new("grpc.status", code::name(code));
+        let duration = duration.as_secs_f64();
+        match group {
+            None => self.attempt_duration.record(duration, &[method, target, status]),
+            Some(group) => {
+                let group = KeyValue::new("mesh.route.group", group.clone());
+                self.attempt_duration
+                    .record(duration, &[method, target, status, group]);
+            }
+        }
     }
 
     /// Records nothing for a call that was sent only once.

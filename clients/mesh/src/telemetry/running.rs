@@ -7,6 +7,7 @@ use std::{
 };
 
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use opentelemetry::StringValue;
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 use tracing::Span;
@@ -29,6 +30,8 @@ pub(crate) struct Running {
     pub(crate) method: Arc<Method>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) span: Span,
+    /// The group of endpoints that a route has selected.
+    pub(crate) group: Option<StringValue>,
     started: Instant,
     measured: Measured,
     ended: bool,
@@ -47,6 +50,7 @@ impl Running {
             method: Arc::clone(method),
             deadline,
             span: span.clone(),
+            group: None,
             started: Instant::now(),
             measured,
             ended: false,
@@ -61,7 +65,10 @@ impl Running {
         let (method, elapsed) = (&self.method.label, self.started.elapsed());
         match self.measured {
             Measured::Call => self.metrics.call_ended(method, code, elapsed),
-            Measured::Attempt => self.metrics.attempt_ended(method, code, elapsed),
+            Measured::Attempt => {
+                let group = self.group.as_ref();
+                self.metrics.attempt_ended(method, group, code, elapsed);
+            }
         }
         if self.span.is_disabled() {
             return;

@@ -52,7 +52,13 @@ pub(crate) fn attempt(attempt: &Attempt) -> Span {
         server.address = Empty,
         network.peer.address = Empty,
         network.peer.port = Empty,
+        mesh.route.group = Empty,
     )
+}
+
+/// Records on the current attempt's span the group of endpoints that a route has selected.
+pub(crate) fn record_group(name: &str) {
+    Span::current().record("mesh.route.group", name);
 }
 
 /// Records on the current attempt's span the chosen endpoint and the address of its process.

@@ -36,8 +36,12 @@ impl Account {
     }
 
     fn channel(&self, url: String) -> Channel {
+        self.channel_to("k8s:http://payment:grpc", url)
+    }
+
+    fn channel_to(&self, target: &str, url: String) -> Channel {
         let mut options = echo::options(&[]);
-        options.target = "k8s:http://payment:grpc".to_owned();
+        options.target = target.to_owned();
         options.tuning.kubernetes = KubernetesApi {
             url: Some(url),
             account_folder: self.0.path().to_owned(),
@@ -106,6 +110,37 @@ async fn calls_go_to_the_pods_of_a_service_and_follow_its_changes() {
         refused.message().contains("no endpoint that is ready"),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn the_pods_of_several_services_have_the_labels_of_their_service() {
+    let stable = Server::start(|_| async { Ok("stable".to_owned()) });
+    let canary = Server::start(|_| async { Ok("canary".to_owned()) });
+    let api = Api::start("t").await;
+    api.put("payment-a", stable.address.port(), &[ready("127.0.0.1")]);
+    let account = Account::new("t");
+    let target = "k8s:http://payment:grpc;version=v1, http://canary:grpc;version=v2";
+    let channel = account.channel_to(target, format!("http://{}", api.address));
+    let labelled = |version: &str| {
+        let endpoints = channel.snapshot().endpoints.into_iter();
+        let mut connected = endpoints.filter(|endpoint| endpoint.connected);
+        connected.any(|endpoint| endpoint.labels["version"] == version)
+    };
+    while !labelled("v1") {
+        tokio::task::yield_now().await;
+    }
+    // The canary begins later and ends earlier than the stable version.
+    api.put("canary-a", canary.address.port(), &[ready("127.0.0.1")]);
+    while !labelled("v2") {
+        tokio::task::yield_now().await;
+    }
+    channel.reconfigure(crate::routes::ONLY_V2).unwrap();
+    assert_eq!(echo::call_empty(&channel, READ).await.unwrap(), "canary");
+    api.delete("canary-a");
+    while labelled("v2") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(echo::call_empty(&channel, READ).await.unwrap(), "stable");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Imitates the Kubernetes API for EndpointSlices of one Service, according to its documentation of API concepts:
-//! paged lists, watches as JSON lines from a version on, bookmarks, 410 Gone, bearer tokens.
+//! Imitates the Kubernetes API for EndpointSlices of Services, according to its documentation of API
+//! concepts: paged lists, watches as JSON lines from a version on, bookmarks, 410 Gone, bearer tokens.
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 
 const PATH: &str = "/apis/discovery.k8s.io/v1/namespaces/weft/endpointslices";
+const SELECTOR: &str = "kubernetes.io%2Fservice-name%3D";
 
 /// A running API. Its connections end when it is dropped.
 pub(crate) struct Api {
@@ -99,7 +100,8 @@ impl Api {
         }
     }
 
-    /// Adds or changes a slice of ready endpoints, each on `port`.
+    /// Adds or changes a slice of ready endpoints, each on `port`. It belongs to the Service before the first
+    /// `-` of its name.
     pub(crate) fn put(&self, name: &str, port: u16, endpoints: &[Value]) {
         self.change(|state| {
             let kind = if state.slices.contains_key(name) {
@@ -208,14 +210,16 @@ fn answer(
         .split('&')
         .filter_map(|pair| pair.split_once('='))
         .collect();
-    let expected = request.uri().path() == PATH
-        && query.get("labelSelector") == Some(&"kubernetes.io%2Fservice-name%3Dpayment");
-    if !expected {
+    let selector = query.get("labelSelector").copied().unwrap_or_default();
+    let Some(service) = selector
+        .strip_prefix(SELECTOR)
+        .filter(|_| request.uri().path() == PATH)
+    else {
         return refusal(StatusCode::NOT_FOUND, "not found");
-    }
+    };
     if query.get("watch") != Some(&"1") {
         state.requests.push("list".to_owned());
-        return list(&state, &query);
+        return list(&state, service, &query);
     }
     let from: u64 = query["resourceVersion"].parse().unwrap();
     state.requests.push(format!("watch {from}"));
@@ -224,15 +228,24 @@ fn answer(
     }
     let cuts = state.cuts;
     drop(state);
-    Response::new(watching(from, cuts, Arc::clone(shared), changes.clone()))
+    let service = service.to_owned();
+    Response::new(watching(service, from, cuts, Arc::clone(shared), changes.clone()))
+}
+
+/// Whether the slice belongs to the Service; so do bookmarks and errors, which name no slice.
+fn belongs(slice: Option<&str>, service: &str) -> bool {
+    slice.is_none_or(|name| name.split_once('-').is_some_and(|(owner, _)| owner == service))
 }
 
 /// At most two slices in one page, whatever the limit of the request, so that paging is tested.
-fn list(state: &State, query: &BTreeMap<&str, &str>) -> Response<Body> {
+fn list(state: &State, service: &str, query: &BTreeMap<&str, &str>) -> Response<Body> {
     let from = query
         .get("continue")
         .map_or("", |token| token.strip_prefix("after%3A").unwrap());
-    let mut rest = state.slices.iter().filter(|(name, _)| name.as_str() > from);
+    let mut rest = state
+        .slices
+        .iter()
+        .filter(|(name, _)| name.as_str() > from && belongs(Some(name), service));
     let page: Vec<_> = rest.by_ref().take(2).collect();
     let last = page.last().map(|(name, _)| format!("after:{name}"));
     let next = rest.next().and(last).unwrap_or_default();
@@ -243,7 +256,13 @@ fn list(state: &State, query: &BTreeMap<&str, &str>) -> Response<Body> {
 }
 
 /// Every event after `from`, each in two chunks.
-fn watching(from: u64, cuts: u64, shared: Arc<Mutex<State>>, mut changes: watch::Receiver<u64>) -> Body {
+fn watching(
+    service: String,
+    from: u64,
+    cuts: u64,
+    shared: Arc<Mutex<State>>,
+    mut changes: watch::Receiver<u64>,
+) -> Body {
     let (send, receive) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
     // Ends when the reader is dropped.
     drop(tokio::spawn(async move {
@@ -257,6 +276,9 @@ fn watching(from: u64, cuts: u64, shared: Arc<Mutex<State>>, mut changes: watch:
             };
             for (version, event) in events {
                 sent = version;
+                if !belongs(event["object"]["metadata"]["name"].as_str(), &service) {
+                    continue;
+                }
                 let line = format!("{event}\n");
                 let (first, second) = line.split_at(line.len() / 2);
                 for chunk in [first, second] {

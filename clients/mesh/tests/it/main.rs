@@ -16,6 +16,7 @@ mod outlier_detection;
 mod proxies;
 mod refusals;
 mod retries;
+mod routes;
 mod telemetry;
 mod tls;
 mod unix_sockets;

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use opentelemetry::{KeyValue, global, trace::TracerProvider};
 use opentelemetry_sdk::{
-    metrics::{InMemoryMetricExporter, SdkMeterProvider},
+    metrics::{
+        InMemoryMetricExporter, SdkMeterProvider,
+        data::{AggregatedMetrics, Metric, MetricData},
+    },
     trace::{InMemorySpanExporter, SdkTracerProvider},
 };
 use tonic::Status;
@@ -159,6 +162,12 @@ async fn calls_attempts_and_retries_are_counted_under_the_conventions_names() {
     while first.calls() < 7 || second.calls() < 7 {
         echo::call_empty(&channel, READ).await.unwrap_err();
     }
+    // Attempts that a route has sent to a group have the group's name.
+    let mut options = echo::options(&[]);
+    options.target = format!("static:http://{};version=v2", server.address);
+    options.tuning.service_config = Some(crate::routes::ONLY_V2.to_owned());
+    let channel = Channel::connect(options, &echo::policies()).unwrap();
+    echo::call_empty(&channel, READ).await.unwrap();
     provider.force_flush().unwrap();
 
     let exported = exporter.get_finished_metrics().unwrap();
@@ -182,4 +191,17 @@ async fn calls_attempts_and_retries_are_counted_under_the_conventions_names() {
             "{name} is missing in {names:?}"
         );
     }
+    let mut metrics = exported
+        .iter()
+        .flat_map(|resource| resource.scope_metrics())
+        .flat_map(|scope| scope.metrics());
+    let in_group = |metric: &Metric| {
+        let AggregatedMetrics::F64(MetricData::Histogram(durations)) = metric.data() else {
+            return false;
+        };
+        let group = KeyValue::new("mesh.route.group", "version=v2");
+        let mut points = durations.data_points();
+        points.any(|point| point.attributes().any(|attribute| *attribute == group))
+    };
+    assert!(metrics.any(|metric| metric.name() == "grpc.client.attempt.duration" && in_group(metric)));
 }

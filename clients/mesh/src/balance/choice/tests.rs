@@ -8,7 +8,7 @@ use tokio::{io::DuplexStream, time::sleep};
 use super::*;
 use crate::{
     connection::activity::Activity,
-    discovery::Address,
+    discovery::{Address, labels::Labels},
     endpoint::{
         ChannelInfo,
         breaker::Ejections,
@@ -56,6 +56,7 @@ impl Channel {
                 host: Arc::from("a"),
                 port: Some(1),
                 zone: zone.map(Arc::from),
+                labels: Labels::default(),
             };
             let stats = Stats::new(
                 number as u64,
@@ -82,10 +83,11 @@ impl Channel {
             tried,
             blame: Blame::default(),
             first: true,
+            usable_only: false,
             zone,
             probe_schedule: &self.probe_schedule,
         };
-        match choose(&self.endpoints, criteria) {
+        match choose(&self.endpoints.iter(), criteria) {
             Choice::Selected(endpoint, in_flight) => (endpoint.stats.id(), in_flight),
             other => panic!("{other:?}"),
         }
@@ -218,4 +220,5 @@ async fn endpoints_already_tried_are_chosen_last() {
     channel.choose(None, &tried);
 }
 
+mod routed;
 mod slow;

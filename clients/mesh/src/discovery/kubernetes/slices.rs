@@ -12,7 +12,13 @@ use std::{
 use http::uri::{Authority, Scheme};
 use serde::Deserialize;
 
-use super::{super::Address, api::ApiError};
+use super::{
+    super::{
+        Address,
+        labels::{LabelledUri, Labels},
+    },
+    api::ApiError,
+};
 
 /// Maximum number of slices of one Service; more are an error.
 const MAX_SLICES: usize = 1_000;
@@ -26,6 +32,8 @@ pub(super) struct Service {
     port: Port,
     /// The caller's own zone.
     zone: Option<Arc<str>>,
+    /// The labels of all its endpoints.
+    labels: Labels,
 }
 
 /// A port of the Service by its name, or of the pods by its number.
@@ -42,7 +50,17 @@ impl Service {
         own_namespace: impl FnOnce() -> Result<String, String>,
     ) -> Result<Service, String> {
         let wrong = || format!("`{text}` must be http://SERVICE.NAMESPACE:PORT, or with https");
-        let (scheme, place) = text.split_once("://").ok_or_else(wrong)?;
+        let LabelledUri {
+            uri,
+            zone: own,
+            labels,
+        } = LabelledUri::parse(text)?;
+        if own.is_some() {
+            return Err(format!(
+                "`{text}` must name no zone, which the Kubernetes API does"
+            ));
+        }
+        let (scheme, place) = uri.split_once("://").ok_or_else(wrong)?;
         let scheme = match scheme {
             "http" => Scheme::HTTP,
             "https" => Scheme::HTTPS,
@@ -71,6 +89,7 @@ impl Service {
             namespace,
             port,
             zone: zone.map(Arc::from),
+            labels,
         })
     }
 
@@ -266,6 +285,7 @@ impl EndpointSlice {
                     host: Arc::from(endpoint.addresses.first()?.as_str()),
                     port: Some(port),
                     zone: service.zone(endpoint),
+                    labels: service.labels.clone(),
                 },
                 ready: ready && !terminating,
             })

@@ -15,6 +15,7 @@ fn stats() -> Arc<Stats> {
         host: Arc::from("a"),
         port: Some(1),
         zone: None,
+        labels: Default::default(),
     };
     let channel_info = Arc::new(ChannelInfo {
         user_agent: http::HeaderValue::from_static("test"),

@@ -179,3 +179,22 @@ fn every_error_is_reported_with_its_path() {
         assert_eq!(refused(&policies).0, format!("{path}{at}"));
     }
 }
+
+#[test]
+fn an_outlier_detection_may_contain_routes_and_not_the_other_way_round() {
+    let routes = json!({ "routes": [{ "split": [{ "labels": { "version": "v2" }, "weight": 1 }] }] });
+    let policies = json!([{ "outlier_detection": { "childPolicy": [{ "weft_routes": routes }] } }]);
+    let config = ServiceConfig::parse(&json!({ "loadBalancingConfig": policies }).to_string()).unwrap();
+    assert!(config.outlier_detection.is_some());
+    let path = "loadBalancingConfig[0].outlier_detection.childPolicy[0].weft_routes.routes";
+    assert_eq!(config.routes.unwrap().path, path);
+
+    let mut inside = routes.clone();
+    inside["childPolicy"] = json!([{ "outlier_detection": { "childPolicy": [{ "round_robin": {} }] } }]);
+    let (path, reason) = refused(&json!([{ "weft_routes": inside }]));
+    assert_eq!(
+        path,
+        "loadBalancingConfig[0].weft_routes.childPolicy[0].outlier_detection"
+    );
+    assert!(reason.contains("must contain the routes"), "{reason}");
+}

@@ -45,6 +45,7 @@ impl Endpoints {
                 host: Arc::from("a"),
                 port: Some(port),
                 zone: None,
+                labels: crate::discovery::labels::Labels::default(),
             };
             let stats = Stats::new(
                 port.into(),

@@ -42,6 +42,19 @@ fn called(service: &Service, slices: &[Value]) -> Vec<String> {
 }
 
 #[test]
+fn endpoints_have_the_labels_of_the_target_and_their_zone_from_the_api() {
+    let labelled = service("http://payment:grpc;version=v2", None);
+    let mut known = Slices::default();
+    let slice = slice("a", &[endpoint("10.0.0.1", &json!({}))]);
+    known
+        .insert(serde_json::from_value(slice).unwrap(), &labelled)
+        .unwrap();
+    assert_eq!(known.addresses()[0].labels.to_string(), "version=v2");
+    let error = Service::parse("http://payment:grpc;zone=a", None, || Ok("own".to_owned())).unwrap_err();
+    assert!(error.contains("no zone"), "{error}");
+}
+
+#[test]
 fn terminating_endpoints_that_serve_are_used_only_if_none_is_ready() {
     let service = service("http://payment:grpc", None);
     let ready = endpoint(
