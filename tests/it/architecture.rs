@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cargo_metadata::{MetadataCommand, Package};
+use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 use tests::sources;
 
 /// Every crate of the workspace, and the workspace crates that it may use.
@@ -11,7 +11,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("money", &["proto"]),
     ("mesh", &["proto"]),
     ("events", &["chassis", "proto"]),
-    ("chassis", &["mesh", "proto"]),
+    ("weft-server", &["mesh"]),
+    ("chassis", &["mesh", "proto", "weft-server"]),
     ("order", &["chassis", "events", "mesh", "money", "proto"]),
     ("payment", &["chassis", "events", "mesh", "money", "proto"]),
     (
@@ -36,6 +37,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
 ];
+
+/// What the tests of a crate may use besides.
+const TESTS_MAY_USE: &[(&str, &[&str])] = &[("weft-server", &["proto"])];
 
 /// Libraries that only these crates may use.
 const RESERVED: &[(&str, &[&str])] = &[
@@ -64,6 +68,16 @@ fn dependencies(package: &Package) -> BTreeSet<&str> {
         .collect()
 }
 
+/// What a crate uses beside its tests.
+fn dependencies_of_code(package: &Package) -> BTreeSet<&str> {
+    package
+        .dependencies
+        .iter()
+        .filter(|dependency| dependency.kind != DependencyKind::Development)
+        .map(|dependency| dependency.name.as_str())
+        .collect()
+}
+
 #[test]
 fn crates_import_only_what_the_architecture_allows() {
     let members = members();
@@ -79,9 +93,17 @@ fn crates_import_only_what_the_architecture_allows() {
             .iter()
             .find(|package| package.name.as_str() == *name)
             .unwrap();
-        let used: Vec<_> = dependencies(package).intersection(&names).copied().collect();
-        let wrong: Vec<_> = used.iter().filter(|used| !allowed.contains(*used)).collect();
-        assert!(wrong.is_empty(), "{name} may not use {wrong:?}");
+        let wrong = |used: BTreeSet<&str>, of_tests: &[&str]| -> Vec<String> {
+            let used = used.intersection(&names).copied();
+            used.filter(|used| !allowed.contains(used) && !of_tests.contains(used))
+                .map(str::to_owned)
+                .collect()
+        };
+        let found = wrong(dependencies_of_code(package), &[]);
+        assert!(found.is_empty(), "{name} may not use {found:?}");
+        let of_tests = TESTS_MAY_USE.iter().find(|(of, _)| of == name);
+        let found = wrong(dependencies(package), of_tests.map_or(&[], |(_, used)| used));
+        assert!(found.is_empty(), "the tests of {name} may not use {found:?}");
     }
 }
 
@@ -107,7 +129,9 @@ fn folder_and_crate_have_the_same_name() {
             .parent()
             .and_then(|folder| folder.file_name())
             .unwrap();
-        assert_eq!(folder, package.name.as_str());
+        // The crates that anybody may take have the project's name in front.
+        let name = package.name.as_str();
+        assert_eq!(folder, name.strip_prefix("weft-").unwrap_or(name));
     }
 }
 
