@@ -40,6 +40,10 @@ impl Tenant {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    pub(crate) fn to_shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
 }
 
 impl fmt::Display for Tenant {

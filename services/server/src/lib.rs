@@ -5,22 +5,35 @@
 //! and on a port for probes, reflection, mutual TLS with certificates that are read again when they change, limits on
 //! connections, and drains when the process stops.
 //!
-//! ```ignore
+//! ```no_run
+//! # use http::{Request, Response};
+//! # use tonic::body::Body;
+//! use weft_server::{Server, auth, server};
+//!
+//! # async fn run<S>(descriptors: &'static [u8], keys: auth::Settings, greeter: S) -> anyhow::Result<()>
+//! # where
+//! #     S: tower::Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>,
+//! #     S: tonic::server::NamedService + Clone + Send + Sync + 'static,
+//! #     S::Future: Send + 'static,
+//! # {
 //! let server = Server::new("greeter")
 //!     // Policies and rules of the methods; without it they are served with defaults.
-//!     .contract(greeter::DESCRIPTORS)?
+//!     .contract(descriptors)?
 //!     .settings(server::Settings::on_port(7101));
 //! server.lifecycle().stop_on_signals()?;
-//! // Without it every caller may call every method.
-//! let verifier = auth::Verifier::new(&auth_settings, "greeter")?
-//!     .start(server.lifecycle())
-//!     .await?;
+//! let verifier = auth::Verifier::new(&keys, "greeter")?;
+//! let verifier = verifier.start(server.lifecycle()).await?;
 //! server
+//!     // Without it every caller may call every method.
 //!     .authenticate(verifier)
-//!     .service(GreeterServer::new(MyGreeter).max_decoding_message_size(NO_DECODING_LIMIT))
+//!     .service(greeter)
 //!     .serve()
-//!     .await?;
+//!     .await
+//! # }
 //! ```
+//!
+//! Generated services have a limit on messages of their own, which [`server::NO_DECODING_LIMIT`] lifts: the server's
+//! layers apply `max_message_bytes`.
 //!
 //! # Defaults
 //!

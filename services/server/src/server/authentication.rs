@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use opentelemetry::{Key, StringValue};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
@@ -20,7 +21,7 @@ pub(super) struct Layer {
     authenticator: Option<Arc<dyn Authenticator>>,
     reflection: Reflection,
     /// The attribute of spans that names the tenant.
-    tenant_attribute: String,
+    tenant_attribute: Key,
 }
 
 impl Layer {
@@ -29,7 +30,7 @@ impl Layer {
             .as_ref()
             .map_or("tenant", |authenticator| authenticator.tenant_name());
         Layer {
-            tenant_attribute: format!("weft.{tenant}"),
+            tenant_attribute: Key::from(Arc::from(format!("weft.{tenant}"))),
             authenticator,
             reflection,
         }
@@ -66,7 +67,10 @@ impl CallLayer for Layer {
             if !span.is_disabled() {
                 span.record("weft.subject", caller.subject.as_str());
                 if let Some(tenant) = &caller.tenant {
-                    span.set_attribute(self.tenant_attribute.clone(), tenant.as_str().to_owned());
+                    span.set_attribute(
+                        self.tenant_attribute.clone(),
+                        StringValue::from(tenant.to_shared()),
+                    );
                 }
             }
             call.request.extensions_mut().insert(caller);

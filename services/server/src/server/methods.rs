@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use mesh::{MethodPolicy, Policies};
-use prost_reflect::{FieldDescriptor, MessageDescriptor, MethodDescriptor};
+use prost_reflect::{MessageDescriptor, MethodDescriptor};
 
 use crate::Contract;
 
@@ -23,9 +23,10 @@ impl Method {
     fn new(method: &MethodDescriptor, policy: MethodPolicy) -> Method {
         let name = format!("{}/{}", method.parent_service().full_name(), method.name());
         let input = method.input();
+        // The name has a meaning in contracts with policies only.
         let requests = input
             .get_field_by_name("requests")
-            .filter(FieldDescriptor::is_list);
+            .filter(|field| field.is_list() && policy.declared);
         Method {
             name,
             policy,
