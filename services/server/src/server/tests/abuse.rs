@@ -1,6 +1,6 @@
 //! Peers that hold resources: permits, streams, connections. With a raw HTTP/2 client, against a running server.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client::SendRequest};
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::server::Settings;
 
-const WATCH: &str = "/grpc.health.v1.Health/Watch";
+pub(super) const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const WATCH_ORDER: &str = "/order.v1.OrderService/WatchOrder";
 /// Limit for every wait; no test depends on how long it takes.
 pub(super) const WAIT_LIMIT: Duration = Duration::from_secs(60);
@@ -36,7 +36,12 @@ pub(super) struct Peer {
 impl Peer {
     /// With this window for each stream.
     pub(super) async fn connect(server: &TestServer, window: u32) -> Peer {
-        let tcp = TcpStream::connect(server.address).await.unwrap();
+        Peer::open(server.address, server.issuer.token(|_| {}), window).await
+    }
+
+    /// The same, to any server.
+    pub(super) async fn open(address: SocketAddr, token: String, window: u32) -> Peer {
+        let tcp = TcpStream::connect(address).await.unwrap();
         let mut client = h2::client::Builder::new();
         let (requests, connection) = client
             .initial_window_size(window)
@@ -44,10 +49,7 @@ impl Peer {
             .await
             .unwrap();
         drop(tokio::spawn(connection));
-        Peer {
-            requests,
-            token: server.issuer.token(|_| {}),
-        }
+        Peer { requests, token }
     }
 
     /// Starts a call; without a message, its request stays open.

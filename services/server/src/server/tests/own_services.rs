@@ -12,11 +12,13 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
 use proto::order::v1::order_service_client::OrderServiceClient;
 use tempfile::TempDir;
+use tokio::time::timeout;
 use tonic::{Code, Status, body::Body, server::NamedService, transport::Channel};
 use tower::Service;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::{
+    abuse::{Peer, WAIT_LIMIT, WATCH, watch_health},
     fixture::{Fixture, Orders, Raw, ended, get, place, reason, request, server as order_server},
     test_server::addresses,
 };
@@ -93,6 +95,16 @@ async fn without_a_contract_and_an_authenticator_every_call_reaches_the_handler(
         (unserved.code(), reason(&unserved).as_str()),
         (Code::Unimplemented, "UNKNOWN_SERVICE")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_without_a_contract_lasts_beyond_the_grace_for_streams() {
+    let server = Server::new("order").service(Orders::default());
+    server.lifecycle().shutdown.cancel();
+    let stack = server.into_service().unwrap();
+    let headers = [("x-do", "trickle"), ("grpc-timeout", "10500m")];
+    let (late, messages) = call(&stack, &[], &headers).await;
+    assert_eq!((late.code(), messages), (Code::DeadlineExceeded, 10));
 }
 
 #[tokio::test]
@@ -316,8 +328,11 @@ async fn the_span_of_a_call_names_its_subject_and_its_tenant() {
         .with_simple_exporter(exporter.clone())
         .build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-    let _recording = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
     let fixture = Fixture::new().await;
+    // Registers the span, which another test could do in a thread that records nothing.
+    assert_eq!(fixture.call("GetOrder", &get(), &[]).await.0.code(), Code::Ok);
+    let _recording = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    tracing::callsite::rebuild_interest_cache();
     assert_eq!(fixture.call("GetOrder", &get(), &[]).await.0.code(), Code::Ok);
     let spans = exporter.get_finished_spans().unwrap();
     let span = spans
@@ -338,7 +353,7 @@ async fn the_span_of_a_call_names_its_subject_and_its_tenant() {
 }
 
 #[tokio::test]
-async fn a_call_without_a_contract_is_finished_by_the_drain() {
+async fn a_call_without_a_contract_is_finished_by_the_drain_after_streams_have_ended() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("addresses.json");
     let orders = Orders::default();
@@ -359,7 +374,8 @@ async fn a_call_without_a_contract_is_finished_by_the_drain() {
     let lifecycle = server.lifecycle().clone();
     let serving = tokio::spawn(server.serve());
     lifecycle.health.ready().await;
-    let uri = format!("http://{}", addresses(&file)["grpc"].as_str().unwrap());
+    let address = addresses(&file)["grpc"].as_str().unwrap().to_owned();
+    let uri = format!("http://{address}");
     let mut client = OrderServiceClient::new(Channel::from_shared(uri).unwrap().connect_lazy());
     let waiting = tokio::spawn(async move {
         let mut request = tonic::Request::new(get());
@@ -367,10 +383,12 @@ async fn a_call_without_a_contract_is_finished_by_the_drain() {
         client.get_order(request).await
     });
     orders.wait_until_called().await;
+    // A health watch that is not read is ended by the drain.
+    let peer = Peer::open(address.parse().unwrap(), String::new(), 0).await;
+    let mut watch = peer.call(WATCH, &[], watch_health()).await.into_body();
     lifecycle.shutdown.cancel();
-    while lifecycle.health.status("readiness") != health::Status::NotServing {
-        tokio::task::yield_now().await;
-    }
+    let end = timeout(WAIT_LIMIT, watch.data()).await.unwrap();
+    assert!(end.unwrap().is_err());
     orders.resume.notify_one();
     waiting.await.unwrap().unwrap();
     serving.await.unwrap().unwrap();
