@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cargo_metadata::{MetadataCommand, Package};
+use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 use tests::sources;
 
 /// Every crate of the workspace, and the workspace crates that it may use.
@@ -13,7 +13,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // `proto` in its tests only.
     ("weft-mesh", &["proto", "weft-policy"]),
     ("events", &["chassis", "proto"]),
-    ("chassis", &["weft-mesh", "proto"]),
+    ("weft-server", &["weft-mesh"]),
+    ("chassis", &["weft-mesh", "proto", "weft-server"]),
     ("order", &["chassis", "events", "weft-mesh", "money", "proto"]),
     ("payment", &["chassis", "events", "weft-mesh", "money", "proto"]),
     (
@@ -38,6 +39,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
 ];
+
+/// What the tests of a crate may use besides.
+const TESTS_MAY_USE: &[(&str, &[&str])] = &[("weft-server", &["proto"])];
 
 /// Libraries that only these crates may use.
 const RESERVED: &[(&str, &[&str])] = &[
@@ -66,6 +70,16 @@ fn dependencies(package: &Package) -> BTreeSet<&str> {
         .collect()
 }
 
+/// What a crate uses beside its tests.
+fn dependencies_of_code(package: &Package) -> BTreeSet<&str> {
+    package
+        .dependencies
+        .iter()
+        .filter(|dependency| dependency.kind != DependencyKind::Development)
+        .map(|dependency| dependency.name.as_str())
+        .collect()
+}
+
 #[test]
 fn crates_import_only_what_the_architecture_allows() {
     let members = members();
@@ -81,9 +95,17 @@ fn crates_import_only_what_the_architecture_allows() {
             .iter()
             .find(|package| package.name.as_str() == *name)
             .unwrap();
-        let used: Vec<_> = dependencies(package).intersection(&names).copied().collect();
-        let wrong: Vec<_> = used.iter().filter(|used| !allowed.contains(*used)).collect();
-        assert!(wrong.is_empty(), "{name} may not use {wrong:?}");
+        let wrong = |used: BTreeSet<&str>, of_tests: &[&str]| -> Vec<String> {
+            let used = used.intersection(&names).copied();
+            used.filter(|used| !allowed.contains(used) && !of_tests.contains(used))
+                .map(str::to_owned)
+                .collect()
+        };
+        let found = wrong(dependencies_of_code(package), &[]);
+        assert!(found.is_empty(), "{name} may not use {found:?}");
+        let of_tests = TESTS_MAY_USE.iter().find(|(of, _)| of == name);
+        let found = wrong(dependencies(package), of_tests.map_or(&[], |(_, used)| used));
+        assert!(found.is_empty(), "the tests of {name} may not use {found:?}");
     }
 }
 

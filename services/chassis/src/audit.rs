@@ -19,10 +19,9 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 pub(crate) use writer::{Writer, start};
 
-use crate::{Facility, contract::text};
+use weft_server::server::sanitize_request_id;
 
-/// Characters of an invalid request id that are kept. A UUID has 36.
-const MAX_REQUEST_ID_CHARS: usize = 64;
+use crate::Facility;
 
 tokio::task_local! {
     static CURRENT: AuditedCall;
@@ -95,11 +94,6 @@ impl AuditedCall {
             status,
         }
     }
-}
-
-/// A request id as stored in the audit trail, also if it is rejected: bounded and without control characters.
-pub(crate) fn sanitize_request_id(id: &str) -> String {
-    text::sanitized(id, MAX_REQUEST_ID_CHARS).into_owned()
 }
 
 /// Runs `work` as one of several requests of the current call. If the call is audited, the request has a row of

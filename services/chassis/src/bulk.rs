@@ -135,7 +135,7 @@ fn begin<M, F>(
 where
     M: Message + Name,
 {
-    contract::check(&message)?;
+    contract::contract().check(&message)?;
     let request = Request::from_parts(metadata.clone(), extensions.clone(), message);
     Ok(handle(request))
 }

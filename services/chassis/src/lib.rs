@@ -1,5 +1,5 @@
-//! The common parts of every service process: configuration, telemetry, health, the server and its layers,
-//! PostgreSQL, and a graceful shutdown.
+//! The common parts of every process of our services, on top of the mesh's server (`weft-server`): configuration,
+//! telemetry, facilities, the audit trail, PostgreSQL, idempotency, and a graceful shutdown.
 //!
 //! A service implements [`Service`] and runs with [`run()`]:
 //!
@@ -31,14 +31,9 @@ mod run;
 mod service;
 
 pub mod config;
-mod secret;
 mod sections;
-mod violations;
 
-pub mod drain;
-pub mod health;
 mod process;
-mod tasks;
 pub mod telemetry;
 
 mod contract;
@@ -65,14 +60,11 @@ pub use build::build;
 pub use config::Settings;
 pub use contract::violations;
 pub use facility::{Facility, InvalidFacility};
-pub use health::Health;
 pub use page::PageTokens;
 pub use process::Process;
 pub use run::run;
-pub use secret::{Secret, SecretUrl, masked};
 pub use sections::Sections;
 pub use server::Server;
 pub use service::Service;
-pub use tasks::Tasks;
 pub use upstream::Upstream;
-pub use violations::{Violation, Violations};
+pub use weft_server::{Health, Secret, SecretUrl, Tasks, Violation, Violations, drain, health, masked};

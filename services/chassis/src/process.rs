@@ -6,6 +6,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
+use weft_server::Lifecycle;
 
 use crate::{
     Health, Tasks, audit, drain, health, idempotency,
@@ -75,19 +76,34 @@ impl Channels {
 
 impl Process {
     pub(crate) fn new(name: &'static str, settings: ProcessSettings) -> Result<Process, mesh::Error> {
-        let shutdown = CancellationToken::new();
+        let Lifecycle {
+            shutdown,
+            drained,
+            tasks,
+            health,
+        } = Lifecycle::new();
         Ok(Process {
             name,
-            tasks: Tasks::new(shutdown.clone()),
             shutdown,
-            drained: CancellationToken::new(),
-            health: Health::new(),
+            drained,
+            tasks,
+            health,
             policies: mesh::Policies::from_annotated_descriptors(proto::SCHEMA)?,
             settings: Arc::new(settings),
             channels: Channels::default(),
             allows_faults: allows_faults(std::env::var(ALLOW_FAULTS).ok().as_deref()),
             database: Arc::default(),
         })
+    }
+
+    /// What the server and the process have in common.
+    pub(crate) fn lifecycle(&self) -> Lifecycle {
+        Lifecycle {
+            shutdown: self.shutdown.clone(),
+            drained: self.drained.clone(),
+            tasks: self.tasks.clone(),
+            health: self.health.clone(),
+        }
     }
 
     /// Connects the service's database: see [`Database`]. Also starts monitoring it, and deleting old responses and

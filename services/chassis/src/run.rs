@@ -3,10 +3,9 @@
 use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    Process, Service, Settings, Violations, build,
+    Service, Settings, Violations, build,
     config::{self, Effective, Sources},
     postgres,
     telemetry::{self, LogWriter},
@@ -192,7 +191,7 @@ async fn run_process<S: Service>(settings: S::Settings, writer: &LogWriter) -> a
     let process = settings.sections().process(S::NAME)?;
     let grace = process.settings.drain.grace();
     tracing::info!(service.version = build(), "starting");
-    stop_on_signals(&process)?;
+    process.lifecycle().stop_on_signals()?;
     let dropped_lines = writer.dropped_lines().clone();
     drop(process.tasks.run(dropped_lines.report(process.shutdown.clone())));
     process.tasks.run(postgres::watch_schema(
@@ -229,21 +228,4 @@ async fn run_process<S: Service>(settings: S::Settings, writer: &LogWriter) -> a
     };
     telemetry.flush().await;
     Ok(code)
-}
-
-fn stop_on_signals(process: &Process) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let shutdown = process.shutdown.clone();
-    process.tasks.spawn("signals", async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-            () = shutdown.cancelled() => return Ok(()),
-        };
-        tracing::info!(signal = name, "stopping");
-        shutdown.cancel();
-        Ok(())
-    });
-    Ok(())
 }

@@ -5,7 +5,6 @@ mod environment;
 mod json;
 mod log_writer;
 mod otlp;
-mod propagation;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -15,7 +14,6 @@ use std::{
 use environment::Environment;
 pub(crate) use log_writer::LogWriter;
 use opentelemetry_sdk::{logs::SdkLoggerProvider, metrics::SdkMeterProvider, trace::SdkTracerProvider};
-pub(crate) use propagation::parent;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tracing_subscriber::{EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chassis::{
-    Process, Service,
+    PageTokens, Process, Service,
     auth::ServiceTokens,
     batch::{Batcher, Limits},
     postgres::{Database, Migrations},
@@ -123,7 +123,7 @@ fn build_app(settings: &Settings, process: &Process, database: Database, bus: &B
         participants,
         order_notifier,
         outbox: bus.outbox(),
-        page_tokens: settings.auth.page_tokens()?,
+        page_tokens: PageTokens::new(&settings.auth.page_key()?),
         denial_policy,
         orders: settings.orders.clone(),
         stuck_after: settings.saga.stuck_after(),

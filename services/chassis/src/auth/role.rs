@@ -63,6 +63,12 @@ impl RoleSet {
         let bits = bit(role) | bit(Role::Admin);
         self.0 & bits != 0
     }
+
+    /// The names of the roles that its members have.
+    pub(crate) fn granted(self) -> impl Iterator<Item = &'static str> {
+        let granted = Role::ALL.into_iter().filter(move |role| self.has(*role));
+        granted.map(Role::name)
+    }
 }
 
 impl FromIterator<Role> for RoleSet {

@@ -4,8 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sqlx::postgres::PgConnectOptions;
-
-use crate::secret::{masked_url, text};
+use weft_server::secret::{masked_url, text};
 
 /// `postgres://user:password@host:port/database`. Printed with the password masked.
 #[derive(Clone, Default, PartialEq, Eq)]

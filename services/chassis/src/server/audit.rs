@@ -5,10 +5,8 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tonic::Code;
 
-use super::{
-    Response,
-    call::{Call, Layer as CallLayer, Next},
-};
+use weft_server::server::{Call, Layer as CallLayer, Next, Response};
+
 use crate::{
     Identity, Process,
     audit::{self, Actor, AuditedCall, Writer},
@@ -28,19 +26,19 @@ impl Layer {
 
 impl CallLayer for Layer {
     fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
-        let method = match &call.method {
-            Some(method) if method.policy.audited => method.clone(),
+        let method = match call.method() {
+            Some(method) if method.policy().audited => method,
             _ => return next.run(call),
         };
-        let Some(identity) = call.request.extensions().get::<Identity>().cloned() else {
+        let Ok(identity) = Identity::from_extensions(call.request.extensions()) else {
             return next.run(call);
         };
         let actor = Actor {
-            facility: identity.facility,
-            subject: identity.subject,
-            service: identity.service,
+            facility: identity.facility.clone(),
+            subject: identity.subject.clone(),
+            service: identity.service.clone(),
         };
-        let audited = AuditedCall::new(actor, method.name.clone(), Arc::clone(&call.request_id));
+        let audited = AuditedCall::new(actor, method.name().to_owned(), Arc::clone(call.request_id()));
         Box::pin(async move {
             let response = audited.clone().scope(next.run(call)).await;
             for (request, code) in audited.take_requests() {

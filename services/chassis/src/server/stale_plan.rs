@@ -4,6 +4,8 @@
 //! This is safe for every method: the failed transaction is rolled back, and what the call may have committed
 //! before is found by its `request_id`, as when a client repeats the call.
 
+use std::mem;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, request::Parts};
@@ -11,21 +13,22 @@ use http_body_util::{BodyExt, Full};
 use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt;
 
-use super::{
-    Response,
-    call::{Call, Layer as CallLayer, Next, refuse},
-};
+use weft_server::server::{Call, Layer as CallLayer, Next, Response, refuse};
+
 use crate::status::PLAN_CHANGED;
 
 pub(super) struct Layer;
 
 impl CallLayer for Layer {
     fn handle(&self, mut call: Call, next: Next) -> BoxFuture<'_, Response> {
-        if call.policy().is_none_or(|policy| policy.client_streaming) {
+        if call
+            .method()
+            .is_none_or(|method| method.policy().client_streaming)
+        {
             return next.run(call);
         }
         Box::pin(async move {
-            let (parts, body) = call.request.into_parts();
+            let (parts, body) = mem::take(&mut call.request).into_parts();
             // The layers above have read it completely: the bytes are in memory, and copies share them.
             let bytes = match body.collect().await {
                 Ok(collected) => collected.to_bytes(),
@@ -33,14 +36,7 @@ impl CallLayer for Layer {
             };
             let again = next.clone();
             call.request = request(parts.clone(), bytes.clone());
-            let repetition = Call {
-                request: request(parts, bytes),
-                method: call.method.clone(),
-                context: call.context.clone(),
-                request_id: call.request_id.clone(),
-                arrival: call.arrival,
-                received: None,
-            };
+            let repetition = call.repetition(request(parts, bytes));
             let response = next.run(call).await;
             if !has_met_a_stale_plan(&response) {
                 return response;
