@@ -36,6 +36,7 @@ mod retry;
 
 mod attempt;
 mod balance;
+mod cancellation;
 mod endpoint;
 mod failure;
 mod faults;
