@@ -96,7 +96,7 @@ pub enum Idempotency {
 
 impl Policies {
     /// Reads the policies from an encoded `FileDescriptorSet` that includes its imports and extension options.
-    /// Services of the packages `grpc` and `google` are ignored.
+    /// Services of the packages `grpc` and `google` are ignored, unless one of their methods has a policy.
     ///
     /// # Errors
     /// [`Error::Descriptors`] if the bytes cannot be decoded; [`Error::Contract`] with every method that has no

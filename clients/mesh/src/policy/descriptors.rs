@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prost_reflect::{DescriptorPool, ExtensionDescriptor, MethodDescriptor, Value};
+use prost_reflect::{DescriptorPool, ExtensionDescriptor, MethodDescriptor, ServiceDescriptor, Value};
 use proto::mesh::v1 as wire;
 use tonic::Code;
 
@@ -17,18 +17,14 @@ const RETRIES: &str = "mesh.v1.retries";
 pub(super) fn read_any(encoded: &[u8]) -> Result<Policies, Error> {
     let pool = DescriptorPool::decode(encoded).map_err(Error::Descriptors)?;
     let extension = pool.get_extension_by_name(EXTENSION);
-    let has_policy = |method: &MethodDescriptor| {
-        let options = method.options();
-        extension
-            .as_ref()
-            .is_some_and(|extension| options.has_extension(extension))
-    };
     let (mut methods, mut errors) = (Vec::new(), Vec::new());
-    for service in pool
-        .services()
-        .filter(|service| !is_external(service.package_name()))
-    {
-        let without_policy = !service.methods().any(|method| has_policy(&method));
+    for service in pool.services() {
+        let without_policy = !extension
+            .as_ref()
+            .is_some_and(|extension| has_policy(&service, extension));
+        if without_policy && is_external(service.package_name()) {
+            continue;
+        }
         for method in service.methods() {
             let path = format!("/{}/{}", service.full_name(), method.name());
             match &extension {
@@ -91,10 +87,10 @@ pub(super) fn read(encoded: &[u8]) -> Result<Policies, Error> {
         .ok_or_else(|| Error::Contract(vec![format!("the descriptor set has no extension {EXTENSION}")]))?;
     let mut methods = Vec::new();
     let mut errors = Vec::new();
-    let internal = pool
+    let read = pool
         .services()
-        .filter(|service| !is_external(service.package_name()));
-    for method in internal.flat_map(|service| service.methods().collect::<Vec<_>>()) {
+        .filter(|service| !is_external(service.package_name()) || has_policy(service, &extension));
+    for method in read.flat_map(|service| service.methods().collect::<Vec<_>>()) {
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         match method_policy(&method, &extension) {
             Ok(policy) => methods.push((path, policy)),
@@ -106,6 +102,13 @@ pub(super) fn read(encoded: &[u8]) -> Result<Policies, Error> {
     } else {
         Err(Error::Contract(errors))
     }
+}
+
+/// Whether any method of the service has a policy.
+fn has_policy(service: &ServiceDescriptor, extension: &ExtensionDescriptor) -> bool {
+    service
+        .methods()
+        .any(|method| method.options().has_extension(extension))
 }
 
 fn is_external(package: &str) -> bool {

@@ -128,3 +128,17 @@ fn a_contract_without_our_options_gets_defaults_and_one_with_options_is_validate
         "a service that has some policies must have them all"
     );
 }
+
+#[test]
+fn a_service_of_grpcs_own_packages_is_read_only_if_it_has_policies() {
+    let external = compile("external.proto");
+    for policies in [
+        Policies::from_descriptors(&external),
+        Policies::from_any_descriptors(&external),
+    ] {
+        let policies = policies.unwrap();
+        let annotated = policies.method("/grpc.example.AnnotatedService/Get").unwrap();
+        assert_eq!(annotated.timeout, Duration::from_secs(1));
+        assert!(policies.method("/grpc.example.PlainService/Get").is_none());
+    }
+}
