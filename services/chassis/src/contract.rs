@@ -8,7 +8,7 @@ mod well_known_types;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::LazyLock,
+    sync::{LazyLock, OnceLock},
 };
 
 use prost::{Message, Name};
@@ -21,8 +21,11 @@ pub(crate) use limits::grouped;
 
 use crate::{Violations, status};
 
+/// The descriptors of the process's contract; unset: Weft's own.
+static SCHEMA: OnceLock<&'static [u8]> = OnceLock::new();
+
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(proto::SCHEMA).expect("the contract's build has encoded its own descriptors")
+    DescriptorPool::decode(schema()).expect("the contract's build has encoded its own descriptors")
 });
 
 static VALIDATOR: LazyLock<Validator> = LazyLock::new(Validator::new);
@@ -46,6 +49,16 @@ static CEL_MESSAGES: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
         })
         .collect()
 });
+
+/// Sets the contract of the process, before anything reads it. The first one stays.
+pub(crate) fn set_schema(schema: &'static [u8]) {
+    let _ = SCHEMA.set(schema);
+}
+
+/// The encoded descriptors of the process's contract.
+pub(crate) fn schema() -> &'static [u8] {
+    SCHEMA.get().copied().unwrap_or(proto::SCHEMA)
+}
 
 /// The descriptors of every contract.
 pub(crate) fn pool() -> &'static DescriptorPool {

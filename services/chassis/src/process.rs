@@ -8,7 +8,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Health, Tasks, audit, drain, health, idempotency,
+    Health, Tasks, audit, contract, drain, health, idempotency,
     postgres::{self, Database},
     retention,
 };
@@ -82,7 +82,7 @@ impl Process {
             shutdown,
             drained: CancellationToken::new(),
             health: Health::new(),
-            policies: mesh::Policies::from_descriptors(proto::SCHEMA)?,
+            policies: mesh::Policies::from_descriptors(contract::schema())?,
             settings: Arc::new(settings),
             channels: Channels::default(),
             allows_faults: allows_faults(std::env::var(ALLOW_FAULTS).ok().as_deref()),

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     Process, Service, Settings, Violations, build,
     config::{self, Effective, Sources},
-    postgres,
+    contract, postgres,
     telemetry::{self, LogWriter},
 };
 
@@ -21,6 +21,7 @@ pub fn run<S: Service>() -> ExitCode {
     // Several providers may be compiled in, and rustls does not choose between them. Installing a second time has
     // no effect.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    contract::set_schema(S::contract());
     let matches = match command::<S>().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return exit_for(&error),

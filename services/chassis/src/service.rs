@@ -14,6 +14,12 @@ pub trait Service {
     /// Its settings.
     type Settings: Settings;
 
+    /// The contract of its server: an encoded `FileDescriptorSet` that includes its imports, the extension options and
+    /// `ops.v1`. Default: Weft's own.
+    fn contract() -> &'static [u8] {
+        proto::SCHEMA
+    }
+
     /// The sets of migrations of its database, in order. The chassis's own are always run first.
     fn migrations() -> Vec<Migrations>;
 
