@@ -1,6 +1,7 @@
 //! A service process for the mesh scenarios: real layers around handlers with behaviour set by a test.
 //!
-//! It serves the contract of the order service, so that it has methods with policies.
+//! It serves the contract of the order service, so that it has methods with policies, and gRPC's interoperability
+//! service ([`tests::interop`]).
 
 mod control;
 mod handlers;
@@ -13,6 +14,7 @@ use control::Control;
 use handlers::Handlers;
 use proto::order::v1::order_service_client::OrderServiceClient;
 use serde::{Deserialize, Serialize};
+use tests::interop;
 use tokio::net::TcpListener;
 use tonic::codegen::http;
 
@@ -85,6 +87,10 @@ impl chassis::Service for HopService {
     const ABOUT: &'static str = "Serves calls with behaviour set by a test";
     type Settings = Settings;
 
+    fn contract() -> &'static [u8] {
+        interop::contract()
+    }
+
     fn migrations() -> Vec<chassis::postgres::Migrations> {
         Vec::new()
     }
@@ -106,6 +112,7 @@ impl chassis::Service for HopService {
         };
         let server = chassis::Server::new(&process, &settings.grpc, &settings.auth);
         let name = http::HeaderValue::try_from(settings.grpc.listen.to_string())?;
-        server.service(Handlers { name, control, next }).serve().await
+        let server = server.service(Handlers { name, control, next });
+        server.service(interop::server()).serve().await
     }
 }
