@@ -1,4 +1,4 @@
-//! Fixture for gRPC's interoperability cases: the programs in `tests/foreign/interop`, and a client on the mesh's channel.
+//! Fixture for gRPC's interoperability cases: the programs in `tests/foreign/interop`, and clients on the mesh.
 
 use std::{process::Stdio, time::Duration};
 
@@ -19,8 +19,8 @@ use tokio::{
 
 use crate::interop_wire::Wire;
 
-/// No case takes this long, however busy the machine is.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+/// No case takes this long, however busy the machine is. Less than the timeout of the contract.
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Language {

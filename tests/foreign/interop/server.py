@@ -4,6 +4,7 @@ Prints its port, then lines about streams with the header x-case. A handler cann
 expect_compressed is not checked.
 """
 
+import threading
 import time
 from concurrent import futures
 
@@ -44,16 +45,26 @@ class TestService(services.TestServiceServicer):
 
 
 def observed(requests, context):
-    """The requests. Prints when a call with the header x-case begins, and when it is cancelled."""
+    """The requests. Prints when a call with the header x-case begins, and when it is cancelled.
+
+    The library may end the requests of a cancelled call as if they were complete. Such a call is never complete: it waits until
+    it is cancelled.
+    """
     name = dict(context.invocation_metadata()).get("x-case")
-    if name:
-        print("begin", name, flush=True)
-    try:
+    if name is None:
         yield from requests
-    except grpc.RpcError:
-        if name:
-            print("cancelled", name, flush=True)
-        raise
+        return
+    cancelled = threading.Event()
+
+    def report():
+        print("cancelled", name, flush=True)
+        cancelled.set()
+
+    print("begin", name, flush=True)
+    if not context.add_callback(report):
+        report()
+    yield from requests
+    cancelled.wait()
 
 
 def echo_metadata(context):
