@@ -36,6 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "payment",
             "proto",
             "weft",
+            "weft-server",
         ],
     ),
 ];

@@ -18,6 +18,7 @@
 pub mod stack;
 
 pub mod hop_service;
+pub mod interop;
 pub mod pod;
 pub mod service;
 pub mod token;

@@ -19,6 +19,7 @@ use tower::Service;
 
 use crate::{
     call::{Attempt, AttemptOutcome},
+    cancellation::cancellable,
     endpoint::{
         Endpoint,
         concurrency_limit::ConcurrencyLimit,
@@ -151,7 +152,13 @@ impl Service<Attempt> for Balance {
                     running.group = Some(group.name.clone());
                 }
             }
-            endpoint.send(in_flight, attempt.running, attempt.request).await
+            let policy = attempt.method.policy.as_deref();
+            let (request, cancellation) = cancellable(policy, attempt.request);
+            let response = endpoint.send(in_flight, attempt.running, request).await?;
+            Ok(match cancellation {
+                Some(cancellation) => cancellation.on_drop_of(response),
+                None => response,
+            })
         })
     }
 }

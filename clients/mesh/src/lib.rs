@@ -38,6 +38,7 @@ mod retry;
 
 mod attempt;
 mod balance;
+mod cancellation;
 mod endpoint;
 mod failure;
 mod faults;

@@ -5,7 +5,8 @@
 use std::{borrow::Cow, time::Duration};
 
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, ExtensionDescriptor, MethodDescriptor, ReflectMessage, Value,
+    DescriptorPool, DynamicMessage, ExtensionDescriptor, MethodDescriptor, ReflectMessage, ServiceDescriptor,
+    Value,
 };
 use tonic::Code;
 
@@ -40,10 +41,13 @@ pub(super) fn read(encoded: &[u8], required: Required) -> Result<Policies, Error
     }
     let mut methods = Vec::new();
     let mut errors = Vec::new();
-    let own = pool
-        .services()
-        .filter(|service| !is_external(service.package_name()));
-    for method in own.flat_map(|service| service.methods().collect::<Vec<_>>()) {
+    let read = pool.services().filter(|service| {
+        !is_external(service.package_name())
+            || extension
+                .as_ref()
+                .is_some_and(|extension| has_policy(service, extension))
+    });
+    for method in read.flat_map(|service| service.methods().collect::<Vec<_>>()) {
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         match method_policy(&method, extension.as_ref(), required) {
             Ok(policy) => methods.push((path, policy)),
@@ -58,6 +62,13 @@ pub(super) fn read(encoded: &[u8], required: Required) -> Result<Policies, Error
     } else {
         Err(Error::Contract(errors))
     }
+}
+
+/// Whether any method of the service has a policy.
+fn has_policy(service: &ServiceDescriptor, extension: &ExtensionDescriptor) -> bool {
+    service
+        .methods()
+        .any(|method| method.options().has_extension(extension))
 }
 
 fn is_external(package: &str) -> bool {

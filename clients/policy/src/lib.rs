@@ -190,7 +190,7 @@ enum Required {
 
 impl Policies {
     /// Reads the policies from an encoded `FileDescriptorSet` that includes its imports and extension options.
-    /// Services of the packages `grpc` and `google` are ignored.
+    /// Services of the packages `grpc` and `google` are ignored, unless one of their methods has a policy.
     ///
     /// A method without `mesh.v1.policy` has no timeout beside its caller's, and is retried and hedged only if a
     /// service config or the application says so.

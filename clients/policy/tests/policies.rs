@@ -124,3 +124,17 @@ fn methods_without_options_have_defaults_and_wrong_options_are_errors() {
     assert_eq!(errors.iter().find(without_options), None);
     assert_eq!(errors.len(), 7, "{errors:#?}");
 }
+
+#[test]
+fn a_service_of_grpcs_own_packages_is_read_only_if_it_has_policies() {
+    let external = compile("external.proto");
+    for policies in [
+        Policies::from_descriptors(&external),
+        Policies::from_annotated_descriptors(&external),
+    ] {
+        let policies = policies.unwrap();
+        let annotated = policies.method("/grpc.example.AnnotatedService/Get").unwrap();
+        assert_eq!(annotated.timeout, Duration::from_secs(1));
+        assert!(policies.method("/grpc.example.PlainService/Get").is_none());
+    }
+}

@@ -189,7 +189,7 @@ fn an_outlier_detection_may_contain_routes_and_not_the_other_way_round() {
     let path = "loadBalancingConfig[0].outlier_detection.childPolicy[0].weft_routes.routes";
     assert_eq!(config.routes.unwrap().path, path);
 
-    let mut inside = routes.clone();
+    let mut inside = routes;
     inside["childPolicy"] = json!([{ "outlier_detection": { "childPolicy": [{ "round_robin": {} }] } }]);
     let (path, reason) = refused(&json!([{ "weft_routes": inside }]));
     assert_eq!(
