@@ -28,7 +28,7 @@ demo: setup build ## Import five eClaimLink files into a running system and show
 	@target/debug/weft demo
 
 .PHONY: test
-test: setup fmt-check lint contracts deny k8s-validate alerts sqlx-check build k8s-settings unit fresh-set-up-where-possible ## Everything that CI checks
+test: setup fmt-check lint contracts deny k8s-validate alerts sqlx-check build k8s-settings unit greeter fresh-set-up-where-possible ## Everything that CI checks
 
 .PHONY: fresh
 fresh: ## Run `make demo` and `make test` in a bare Debian root with a Rust toolchain alone (needs root; half an hour)
@@ -45,6 +45,10 @@ fresh-set-up-where-possible:
 .PHONY: unit
 unit: ## Run the tests alone (they need `make setup` and `make build`)
 	$(step) "tests" cargo test --workspace
+
+.PHONY: greeter
+greeter: ## Test examples/greeter, a project of its own, against the packages of the mesh's crates
+	$(step) "greeter" scripts/greeter
 
 .PHONY: load
 load: ## Run the mesh's scenarios for longer than `make test` does, with their figures

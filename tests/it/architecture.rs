@@ -10,8 +10,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("money", &["proto"]),
     ("weft-policy", &[]),
-    // `proto` in its tests only.
-    ("weft-mesh", &["proto", "weft-policy"]),
+    ("weft-mesh", &["weft-policy"]),
     ("events", &["chassis", "proto"]),
     ("weft-server", &["weft-mesh"]),
     ("chassis", &["weft-mesh", "proto", "weft-server"]),
@@ -42,7 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// What the tests of a crate may use besides.
-const TESTS_MAY_USE: &[(&str, &[&str])] = &[("weft-server", &["proto"])];
+const TESTS_MAY_USE: &[(&str, &[&str])] = &[("weft-server", &["proto", "weft-server"])];
 
 /// Libraries that only these crates may use.
 const RESERVED: &[(&str, &[&str])] = &[

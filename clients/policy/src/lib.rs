@@ -11,6 +11,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tonic::Code;
 
+/// The text of `mesh/v1/policy.proto`, for the include path of a contract that declares policies. It imports
+/// `google/rpc/code.proto`.
+pub const POLICY_PROTO: &str = include_str!("../proto/mesh/v1/policy.proto");
+
 /// Why the policies of a contract cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -4,29 +4,32 @@ mod comments;
 mod decode_error;
 mod enums;
 mod limits;
+#[cfg_attr(not(feature = "validation"), path = "contract/no_rules.rs")]
+mod rules;
 pub(crate) mod text;
 mod well_known_types;
 
 use std::{
     borrow::Cow,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashSet},
     fmt,
     sync::Arc,
 };
 
 use prost::{Message, Name};
-use prost_protovalidate::{Error, Validator, Violation};
-use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage, FieldDescriptor, Kind};
+use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage};
 use tonic::Status;
 
 pub(crate) use comments::without_comments;
 pub(crate) use decode_error::decode_error;
 use limits::FieldLimits;
 pub(crate) use limits::grouped;
+use rules::Rules;
 
 use crate::{Violations, status};
 
-/// The descriptors of a contract, and the validation of its messages by their `buf.validate` rules. Cheap to clone.
+/// The descriptors of a contract, and the validation of its messages: by their `buf.validate` rules, which needs the
+/// feature `validation`, and by [limits](Contract::limit_fields) of all fields. Cheap to clone.
 #[derive(Clone)]
 pub struct Contract {
     inner: Arc<Inner>,
@@ -38,8 +41,7 @@ struct Inner {
     pool: DescriptorPool,
     /// The descriptors as they were given, with their comments, for reflection.
     encoded: Cow<'static, [u8]>,
-    validator: Validator,
-    cel_messages: HashMap<String, String>,
+    rules: Rules,
 }
 
 impl Contract {
@@ -56,8 +58,7 @@ impl Contract {
             None => DescriptorPool::decode(&*encoded)?,
         };
         let inner = Inner {
-            cel_messages: cel_messages(&pool),
-            validator: Validator::new(),
+            rules: Rules::new(&pool),
             pool,
             encoded,
         };
@@ -134,49 +135,25 @@ impl Contract {
         self.pool().services().map(package).filter_map(first).collect()
     }
 
-    fn collect_violations(&self, mut message: DynamicMessage) -> Result<Violations, Error> {
+    fn collect_violations(&self, mut message: DynamicMessage) -> Result<Violations, rules::Error> {
         // First, because it bounds the cost of the rest.
         let faults = match &self.limits {
             Some(limits) => limits.check(&mut message),
             None => Vec::new(),
         };
-        let broken = match self.inner.validator.validate(&message) {
-            Ok(()) => None,
-            Err(Error::Validation(broken)) => Some(broken),
+        let broken = match self.inner.rules.check(&message) {
+            Ok(broken) => broken,
             // A rule cannot be evaluated on a value that is not well-formed.
-            Err(_) if !faults.is_empty() => None,
+            Err(_) if !faults.is_empty() => Violations::new(),
             Err(error) => return Err(error),
         };
-        let mut violations = Violations::new();
-        for violation in broken.iter().flat_map(|broken| broken.violations()) {
-            violations.add(violation.field_path(), self.describe(violation));
-        }
         // A field that breaks a rule of its own is reported with that rule only.
-        let named: HashSet<String> = violations
-            .iter()
-            .map(|violation| violation.field.clone())
-            .collect();
+        let named: HashSet<String> = broken.iter().map(|violation| violation.field.clone()).collect();
+        let mut violations = broken;
         for fault in faults.into_iter().filter(|fault| !named.contains(&fault.path)) {
             violations.add(fault.path, fault.description);
         }
         Ok(violations)
-    }
-
-    /// Describes what a broken rule requires.
-    fn describe(&self, violation: &Violation) -> String {
-        if violation.rule_id().starts_with("enum.")
-            && let Some(Kind::Enum(values)) = violation.field_descriptor().map(FieldDescriptor::kind)
-        {
-            return enums::must_be(&values);
-        }
-        match (
-            violation.message(),
-            self.inner.cel_messages.get(violation.rule_id()),
-        ) {
-            ("", Some(said)) => said.clone(),
-            ("", None) => describe_rule(violation.rule_id()),
-            (said, _) => said.to_owned(),
-        }
     }
 }
 
@@ -186,55 +163,6 @@ impl fmt::Debug for Contract {
             .field("services", &self.inner.pool.services().len())
             .field("limits", &self.limits.is_some())
             .finish_non_exhaustive()
-    }
-}
-
-/// The message of each CEL rule between fields, by the rule's id. The validator reports only the id of these
-/// rules.
-fn cel_messages(pool: &DescriptorPool) -> HashMap<String, String> {
-    let Some(rules) = pool.get_extension_by_name("buf.validate.message") else {
-        return HashMap::new();
-    };
-    let text = |rule: &DynamicMessage, name: &str| Some(rule.get_field_by_name(name)?.as_str()?.to_owned());
-    pool.all_messages()
-        .filter_map(|message| message.options().get_extension(&rules).as_message().cloned())
-        .filter_map(|rules| Some(rules.get_field_by_name("cel")?.as_list()?.to_vec()))
-        .flatten()
-        .filter_map(|rule| {
-            Some((
-                text(rule.as_message()?, "id")?,
-                text(rule.as_message()?, "message")?,
-            ))
-        })
-        .collect()
-}
-
-/// Violations of well-known formats carry an id only: `string.uuid`, `string.email_empty`.
-fn describe_rule(rule: &str) -> String {
-    let format = rule.split_once('.').map_or(rule, |(_, format)| format);
-    if let Some(format) = format.strip_suffix("_empty") {
-        return format!("must not be empty; it must be {}", describe_format(format));
-    }
-    match format {
-        "required" => "must be set".to_owned(),
-        format => format!("must be {}", describe_format(format)),
-    }
-}
-
-fn describe_format(format: &str) -> String {
-    match format {
-        "uuid" => "a UUID, as in 6f1c9a4e-2d1b-4c55-9a65-0b1f6d1f8a11".to_owned(),
-        "tuuid" => "a UUID without dashes".to_owned(),
-        "email" => "an e-mail address".to_owned(),
-        "hostname" => "a host name".to_owned(),
-        "uri" => "an absolute URI".to_owned(),
-        "uri_ref" => "a URI reference".to_owned(),
-        "ip" => "an IP address".to_owned(),
-        "ipv4" => "an IPv4 address".to_owned(),
-        "ipv6" => "an IPv6 address".to_owned(),
-        "address" => "a host name or an IP address".to_owned(),
-        "host_and_port" => "a host and a port".to_owned(),
-        other => format!("valid ({})", other.replace('_', " ")),
     }
 }
 
