@@ -49,7 +49,7 @@ use tower::Service;
 pub use validation::sanitize_request_id;
 
 use crate::{
-    Contract, Lifecycle,
+    Contract, Lifecycle, Violations,
     authenticator::Authenticator,
     drain, health,
     health::{HealthService, serve_probes},
@@ -207,7 +207,7 @@ impl Server {
     /// finishes accepted calls within the grace period. Binds both ports before it reports that it has started.
     ///
     /// # Errors
-    /// When a port or the certificates are unavailable; with [`require_policies`](Server::require_policies) also when
+    /// When a setting is out of bounds, a port or the certificates are unavailable; with [`require_policies`](Server::require_policies) also when
     /// a mounted method has no policy.
     pub async fn serve(mut self) -> anyhow::Result<()> {
         let stack = self.stack()?;
@@ -251,6 +251,10 @@ impl Server {
 
     /// The layers and the handlers behind them.
     fn stack(&mut self) -> anyhow::Result<Stack> {
+        let mut violations = Violations::new();
+        violations.within("grpc", |violations| self.settings.check(violations));
+        violations.within("drain", |violations| self.drain.check(violations));
+        violations.into_result()?;
         anyhow::ensure!(
             self.authenticator.is_some() || self.settings.reflection != Reflection::Token,
             "grpc.reflection must not be `token`: the server does not authenticate callers"

@@ -280,3 +280,27 @@ async fn an_unknown_method_is_unimplemented() {
     let status = ended(fixture.stack.clone().handle(unknown).await).await.0;
     assert_eq!(status.code(), Code::Unimplemented);
 }
+
+#[test]
+fn a_server_with_settings_out_of_bounds_does_not_start() {
+    let settings = Settings {
+        max_in_flight: 0,
+        ..Settings::default()
+    };
+    let drain = crate::drain::Settings {
+        grace_ms: 300_001,
+        ..crate::drain::Settings::default()
+    };
+    let refused = Server::new("order")
+        .settings(settings)
+        .drain(drain)
+        .into_service();
+    let Err(error) = refused else {
+        panic!("the settings are out of bounds")
+    };
+    let error = error.to_string();
+    assert!(
+        error.contains("grpc.max_in_flight") && error.contains("drain.grace_ms"),
+        "{error}"
+    );
+}
