@@ -107,7 +107,7 @@ async fn missing_tls_options_are_named() {
     for (options, named) in [
         (&[][..], "--ca, --cert and --key"),
         (&["--ca", "ca.pem"][..], "go together"),
-        (&["--ca", "a", "--cert", "b", "--key", "c"][..], "cannot read"),
+        (&["--ca", "a", "--cert", "b", "--key", "c"][..], "cannot be read"),
     ] {
         let arguments = [&remote[..], options, &["order", "list"]].concat();
         let refused = system.weft(&arguments).await;

@@ -53,7 +53,7 @@ async fn everything_that_is_listed_is_described_with_its_options() {
     let described = grpcurl(&[&address, "describe", "payment.v1.PaymentService.VoidPayment"]);
     let described = String::from_utf8_lossy(&described.stdout);
     assert!(
-        described.contains("mesh.v1.policy)") && described.contains("ROLE_CASHIER"),
+        described.contains("mesh.v1.policy)") && described.contains("\"cashier\""),
         "{described}"
     );
 }

@@ -5,8 +5,8 @@
 use std::{borrow::Cow, time::Duration};
 
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, ExtensionDescriptor, MethodDescriptor, ReflectMessage, ServiceDescriptor,
-    Value,
+    DescriptorPool, DynamicMessage, ExtensionDescriptor, FileDescriptor, MethodDescriptor, ReflectMessage,
+    ServiceDescriptor, Value,
 };
 use tonic::Code;
 
@@ -15,6 +15,7 @@ use super::{
 };
 
 const EXTENSION: &str = "mesh.v1.policy";
+const OPTIONS_FILE: &str = "mesh/v1/policy.proto";
 /// The option of a value of `mesh.v1.RetryClass` that holds the retries of the class.
 const RETRIES: &str = "mesh.v1.retries";
 /// The fields of `mesh.v1.MethodPolicy`.
@@ -57,6 +58,16 @@ pub(super) fn read(encoded: &[u8], required: Required) -> Result<Policies, Error
             }
         }
     }
+    if errors.is_empty()
+        && methods.iter().all(|(_, policy)| !policy.declared)
+        && let Some(file) = pool.files().find(imports_options)
+    {
+        // Options are lost, for example, when descriptors are encoded again by types that do not know them.
+        let file = file.name();
+        errors.push(format!(
+            "{file} imports {OPTIONS_FILE}, and no method has ({EXTENSION})"
+        ));
+    }
     if errors.is_empty() {
         Ok(Policies::from_methods(methods))
     } else {
@@ -69,6 +80,15 @@ fn has_policy(service: &ServiceDescriptor, extension: &ExtensionDescriptor) -> b
     service
         .methods()
         .any(|method| method.options().has_extension(extension))
+}
+
+/// Whether a file with services imports the options.
+fn imports_options(file: &FileDescriptor) -> bool {
+    file.services().next().is_some()
+        && !is_external(file.package_name())
+        && file
+            .dependencies()
+            .any(|imported| imported.name() == OPTIONS_FILE)
 }
 
 fn is_external(package: &str) -> bool {

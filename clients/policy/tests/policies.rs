@@ -4,6 +4,7 @@
 
 use std::{path::Path, time::Duration};
 
+use prost::Message as _;
 use tonic::Code;
 use weft_policy::{Criticality, Error, Idempotency, Policies, RateLimitClass};
 
@@ -137,4 +138,19 @@ fn a_service_of_grpcs_own_packages_is_read_only_if_it_has_policies() {
         assert_eq!(annotated.timeout, Duration::from_secs(1));
         assert!(policies.method("/grpc.example.PlainService/Get").is_none());
     }
+}
+
+/// Without this, every method would be open to everybody.
+#[test]
+fn a_contract_whose_options_were_lost_is_an_error() {
+    let pool = prost_reflect::DescriptorPool::decode(compile("good.proto").as_slice()).unwrap();
+    let files = pool.file_descriptor_protos().cloned().collect();
+    let again = prost_types::FileDescriptorSet { file: files }.encode_to_vec();
+    let Err(Error::Contract(errors)) = Policies::from_descriptors(&again) else {
+        panic!("the options are lost")
+    };
+    assert_eq!(
+        errors,
+        ["good.proto imports mesh/v1/policy.proto, and no method has (mesh.v1.policy)"]
+    );
 }

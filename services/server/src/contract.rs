@@ -17,7 +17,7 @@ use std::{
 };
 
 use prost::{Message, Name};
-use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage};
+use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage, ExtensionDescriptor};
 use tonic::Status;
 
 pub(crate) use comments::without_comments;
@@ -116,6 +116,21 @@ impl Contract {
         } else {
             Err(status::invalid(&violations))
         }
+    }
+
+    /// Whether any message or field has `buf.validate` rules.
+    pub(crate) fn has_rules(&self) -> bool {
+        let pool = &self.inner.pool;
+        let [message, field, oneof] = ["message", "field", "oneof"]
+            .map(|name| pool.get_extension_by_name(&format!("buf.validate.{name}")));
+        let set = |options: &DynamicMessage, rules: &Option<ExtensionDescriptor>| {
+            rules.as_ref().is_some_and(|rules| options.has_extension(rules))
+        };
+        pool.all_messages().any(|descriptor| {
+            set(&descriptor.options(), &message)
+                || descriptor.fields().any(|one| set(&one.options(), &field))
+                || descriptor.oneofs().any(|one| set(&one.options(), &oneof))
+        })
     }
 
     /// The descriptors of the whole contract.

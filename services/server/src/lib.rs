@@ -37,8 +37,8 @@
 //!
 //! # Defaults
 //!
-//! A method without a `mesh.v1.policy` has the caller's timeout only, normal criticality and any authenticated
-//! caller. Messages of a service that is in no contract are not validated and not limited by `max_message_bytes`
+//! A method without a `mesh.v1.policy` has the caller's timeout only, normal criticality, and any person with a token may
+//! call it, no service. Messages of a service that is in no contract are not validated and not limited by `max_message_bytes`
 //! (tonic's own limit applies); its methods share one name in telemetry, and each call counts as a stream.
 //!
 //! # Tenants

@@ -10,6 +10,7 @@ mod deadline;
 mod frames;
 mod guarded_body;
 mod idle_timeout;
+mod layers;
 mod listeners;
 mod log_throttle;
 mod methods;
@@ -26,7 +27,7 @@ mod telemetry;
 pub mod tls;
 mod validation;
 
-use std::{collections::BTreeSet, convert::Infallible, path::PathBuf, sync::Arc};
+use std::{convert::Infallible, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 pub use call::{Call, Layer, Next, Stack, refuse};
@@ -55,8 +56,8 @@ use crate::{
     health::{HealthService, serve_probes},
 };
 
-/// Decoding limit for mounted services: none, because the server's layers already reject messages over
-/// `grpc.max_message_bytes`.
+/// Decoding limit for mounted services of the contract: none, because the server's layers already reject messages over
+/// `grpc.max_message_bytes`. Services without a contract need tonic's own limit.
 pub const NO_DECODING_LIMIT: usize = usize::MAX;
 
 /// Where a layer of one's own stands among the server's layers.
@@ -73,6 +74,8 @@ pub enum Position {
 pub struct Server {
     name: String,
     lifecycle: Lifecycle,
+    /// Whether nobody else waits for the tasks of the lifecycle.
+    owns_lifecycle: bool,
     settings: Settings,
     probe: health::Settings,
     drain: drain::Settings,
@@ -92,6 +95,7 @@ impl Server {
         Server {
             name: name.into(),
             lifecycle: Lifecycle::new(),
+            owns_lifecycle: true,
             settings: Settings::default(),
             probe: health::Settings::default(),
             drain: drain::Settings::default(),
@@ -108,7 +112,7 @@ impl Server {
 
     /// Sets the contract: an encoded `FileDescriptorSet` with its imports and extension options. Messages are
     /// validated by their `buf.validate` rules, and methods served by their `mesh.v1.policy`. A service without any
-    /// such policy gets defaults: no timeout but the caller's, normal criticality, and any authenticated caller.
+    /// such policy gets defaults: no timeout but the caller's, normal criticality, and any person with a token may call.
     ///
     /// # Errors
     /// When it cannot be decoded, or has an invalid policy.
@@ -160,10 +164,12 @@ impl Server {
         self
     }
 
-    /// Makes the server part of a process with other work.
+    /// Makes the server part of a process with other work, which waits for the tasks of `lifecycle` after the server has
+    /// ended, and stops with their failure. A lifecycle is for one server: the first that has drained ends it.
     #[must_use]
     pub fn with_lifecycle(mut self, lifecycle: Lifecycle) -> Server {
         self.lifecycle = lifecycle;
+        self.owns_lifecycle = false;
         self
     }
 
@@ -189,7 +195,7 @@ impl Server {
     }
 
     /// Mounts a generated service. If the contract does not have it, or there is none, its calls are not validated,
-    /// have the caller's timeout only, normal criticality and any authenticated caller, and may be streams: each
+    /// have the caller's timeout only, normal criticality and any person with a token, and may be streams: each
     /// holds a permit for a stream.
     #[must_use]
     pub fn service<S>(mut self, service: S) -> Server
@@ -198,7 +204,10 @@ impl Server {
         S: NamedService + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
     {
-        self.routes.add_service(service);
+        // A second service of the same name is reported at the start.
+        if !self.mounted.contains(&S::NAME) && !layers::OWN_SERVICES.contains(&S::NAME) {
+            self.routes.add_service(service);
+        }
         self.mounted.push(S::NAME);
         self
     }
@@ -207,8 +216,9 @@ impl Server {
     /// finishes accepted calls within the grace period. Binds both ports before it reports that it has started.
     ///
     /// # Errors
-    /// When a setting is out of bounds, a port or the certificates are unavailable; with [`require_policies`](Server::require_policies) also when
-    /// a mounted method has no policy.
+    /// When a setting is out of bounds, a service is mounted twice, the contract's rules or policies cannot be enforced,
+    /// a port or the certificates are unavailable, or a background task has failed; with
+    /// [`require_policies`](Server::require_policies) also when a mounted method has no policy.
     pub async fn serve(mut self) -> anyhow::Result<()> {
         let stack = self.stack()?;
         // A bad certificate must fail the start.
@@ -235,7 +245,18 @@ impl Server {
         };
         connections::serve(port, stack, &self.settings, &self.drain, &self.lifecycle).await;
         probes.abort();
-        Ok(())
+        if !self.owns_lifecycle {
+            return Ok(());
+        }
+        // Handlers with effects run to their end although their callers are gone.
+        let Lifecycle { tasks, .. } = &self.lifecycle;
+        if !tasks.finished_within(self.drain.grace()).await {
+            tracing::warn!(tasks.running = tasks.running(), "stopping with unfinished tasks");
+        }
+        match tasks.failure() {
+            Some(failure) => Err(anyhow::anyhow!("{failure}")),
+            None => Ok(()),
+        }
     }
 
     /// The layers and the handlers as a tower service without ports. Health reports that the process has started once
@@ -244,9 +265,31 @@ impl Server {
     /// # Errors
     /// As [`serve`](Server::serve), except for the ports.
     pub fn into_service(mut self) -> anyhow::Result<Stack> {
+        anyhow::ensure!(
+            self.settings.tls.is_none(),
+            "grpc.tls has no effect without ports: the embedding server decides about TLS"
+        );
         let mounted = self.mounted.iter().map(ToString::to_string);
         self.lifecycle.health.mounted(mounted);
         self.stack()
+    }
+
+    /// What would panic, or fail open, when it is served.
+    fn check_mounted(&self) -> anyhow::Result<()> {
+        for (place, name) in self.mounted.iter().enumerate() {
+            anyhow::ensure!(
+                !layers::OWN_SERVICES.contains(name),
+                "{name} is served by the server itself and must not be mounted"
+            );
+            anyhow::ensure!(!self.mounted[..place].contains(name), "{name} is mounted twice");
+        }
+        if let Some(contract) = &self.contract {
+            anyhow::ensure!(
+                cfg!(feature = "validation") || !contract.has_rules(),
+                "the contract has `buf.validate` rules, which need the feature `validation` of weft-server"
+            );
+        }
+        Ok(())
     }
 
     /// The layers and the handlers behind them.
@@ -255,6 +298,7 @@ impl Server {
         violations.within("grpc", |violations| self.settings.check(violations));
         violations.within("drain", |violations| self.drain.check(violations));
         violations.into_result()?;
+        self.check_mounted()?;
         anyhow::ensure!(
             self.authenticator.is_some() || self.settings.reflection != Reflection::Token,
             "grpc.reflection must not be `token`: the server does not authenticate callers"
@@ -265,6 +309,11 @@ impl Server {
             &self.mounted,
             self.requires_policies,
         )?;
+        if self.authenticator.is_none()
+            && let Some(name) = methods.restricted()
+        {
+            anyhow::bail!("{name} names roles or callers, and the server does not authenticate callers");
+        }
         let mut routes = std::mem::take(&mut self.routes);
         // Clients with their own load balancing watch health on this port (gRFC A17); probes use the probe port.
         routes.add_service(self.health());
@@ -287,98 +336,6 @@ impl Server {
 
     fn health(&self) -> HealthServer<HealthService> {
         HealthServer::new(HealthService(self.lifecycle.health.clone()))
-    }
-
-    /// Every request passes through these layers, from top to bottom.
-    fn layers(&self) -> Vec<Arc<dyn Layer>> {
-        let Server {
-            settings,
-            lifecycle,
-            authenticator,
-            ..
-        } = self;
-        let tenant_name = authenticator.as_ref().map_or("tenant", |by| by.tenant_name());
-        let mut layers: Vec<Arc<dyn Layer>> = vec![
-            // Outermost: observes every response, including rejections, and continues the caller's trace.
-            Arc::new(telemetry::Layer::new()),
-            // Limits every response below to what the caller can read.
-            Arc::new(response_size::Layer::new(settings.max_message_bytes)),
-            // Requests that are not gRPC must not cost more.
-            Arc::new(protocol::Layer::new(self.services())),
-            // The time includes all waiting below.
-            Arc::new(deadline::Layer::new(
-                lifecycle.shutdown.clone(),
-                settings.stream_grace(),
-            )),
-            // No further work for unauthenticated callers.
-            Arc::new(authentication::Layer::new(
-                authenticator.clone(),
-                settings.reflection,
-            )),
-            // Before anything is allocated for the call; its errors are answered by the last layers, below the
-            // audit trail.
-            Arc::new(receive::Layer::new(settings, lifecycle.shutdown.clone())),
-            // From here on the work continues when its caller is gone; only the deadline's response is immediate.
-            Arc::new(cancellation::Layer::new(lifecycle.tasks.clone())),
-        ];
-        // Know the caller, and see the outcome of the call, including rejections below.
-        layers.extend(self.own_layers_at(Position::AfterAuthentication));
-        if authenticator.is_some() {
-            layers.push(Arc::new(authorization::Layer::new(
-                self.known_services(),
-                settings.tls.as_ref(),
-            )));
-        }
-        layers.extend([
-            // Rejects a tenant over its rate before it takes a permit.
-            Arc::new(rate_limit::Layer::new(settings.rate_limits.clone(), tenant_name)) as Arc<dyn Layer>,
-            // Streams hold a permit of their own until they end.
-            Arc::new(stream_limits::Layer::new(settings, tenant_name)),
-            // Only authorized calls take a permit, until the handler ends.
-            Arc::new(admission::Layer::new(
-                settings.min_in_flight,
-                settings.max_in_flight,
-            )),
-            // The most expensive check comes last. Handlers get valid requests only.
-            Arc::new(validation::Layer::new(
-                self.contract.clone(),
-                settings.max_message_bytes,
-            )),
-        ]);
-        layers.extend(self.own_layers_at(Position::BeforeHandlers));
-        layers
-    }
-
-    fn own_layers_at(&self, position: Position) -> impl Iterator<Item = Arc<dyn Layer>> {
-        let at_position = self.own_layers.iter().filter(move |(at, _)| *at == position);
-        at_position.map(|(_, layer)| Arc::clone(layer))
-    }
-
-    /// The full names of all services that are served, including those that are not in the contract.
-    fn services(&self) -> Vec<String> {
-        let reflection = match self.settings.reflection {
-            Reflection::Off => &[][..],
-            Reflection::Open | Reflection::Token => &reflection::SERVICES,
-        };
-        let foreign = std::iter::once(&HealthServer::<HealthService>::NAME).chain(reflection);
-        let all = self.mounted.iter().chain(foreign);
-        all.map(|name| (*name).to_owned()).collect()
-    }
-
-    /// The names of services whose processes may call, for their SPIFFE ids: the packages of the contract, what its
-    /// policies name, and those with an id in the settings.
-    fn known_services(&self) -> BTreeSet<String> {
-        let mut known = self
-            .contract
-            .as_ref()
-            .map(Contract::service_names)
-            .unwrap_or_default();
-        known.insert(self.name.clone());
-        let callers = self.policies.iter().flat_map(|(_, policy)| &policy.callers);
-        known.extend(callers.cloned());
-        let configured = self.settings.tls.iter().flat_map(|tls| tls.service_ids.keys());
-        known.extend(configured.cloned());
-        known
     }
 }
 

@@ -29,6 +29,8 @@ const MAX_BYTES: usize = 256 * 1024;
 pub(crate) enum Error {
     #[error("the URL must be https://host/…, or http:// if auth.jwks_allow_http allows it")]
     Url,
+    #[error("TLS cannot be used")]
+    Tls(#[from] rustls::Error),
     #[error("the request cannot be made")]
     Request(#[from] http::Error),
     #[error("auth.jwks_ca_file: {} cannot be used: {reason}", path.display())]
@@ -175,10 +177,11 @@ impl Trust {
                 }
             }
         }
+        // Named, because another library of the process may bring a second provider.
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         Ok(Arc::new(
-            ClientConfig::builder()
-                .with_root_certificates(roots)
-                .with_no_client_auth(),
+            config.with_root_certificates(roots).with_no_client_auth(),
         ))
     }
 }

@@ -17,7 +17,7 @@ use super::{
     token::{Parts, TenantClaim},
 };
 use crate::{
-    Caller, Lifecycle,
+    Caller, Lifecycle, Violations,
     authenticator::{Authenticator, Credentials},
     status,
 };
@@ -87,9 +87,12 @@ impl Verifier {
     /// Loads the keys, and keeps them up to date until the process stops.
     ///
     /// # Errors
-    /// When all keys come from files and cannot be used. Keys from a URL are retried; readiness waits for them as
+    /// When a setting is out of bounds, or all keys come from files and cannot be used. Keys from a URL are retried; readiness waits for them as
     /// the dependency `jwks`.
     pub async fn start(self, lifecycle: &Lifecycle) -> anyhow::Result<Verifier> {
+        let mut violations = Violations::new();
+        violations.within("auth", |violations| self.settings.check(violations));
+        violations.into_result()?;
         let dependency = lifecycle.health.dependency("jwks");
         match self.keys.refresh().await {
             Ok(()) => dependency.up(),

@@ -60,7 +60,8 @@ impl Call {
         &self.request_id
     }
 
-    /// The same call with another request, to make it once more.
+    /// The same call with another request, to make it once more; for layers
+    /// [before the handlers](super::Position::BeforeHandlers).
     pub fn repetition(&self, request: Request<Body>) -> Call {
         Call {
             arrival: self.arrival,

@@ -104,6 +104,18 @@ impl Methods {
         Ok(methods)
     }
 
+    /// A method whose policy names roles or callers, if there is one.
+    pub(super) fn restricted(&self) -> Option<&str> {
+        let restricted = |method: &&Arc<Method>| {
+            let policy = &method.policy;
+            !policy.anonymous && (!policy.roles.is_empty() || !policy.callers.is_empty())
+        };
+        self.described
+            .values()
+            .find(restricted)
+            .map(|method| method.name())
+    }
+
     pub(super) fn find(&self, path: &str) -> Option<&Arc<Method>> {
         self.described.get(path).or_else(|| {
             let (service, _) = path.strip_prefix('/')?.split_once('/')?;

@@ -15,6 +15,7 @@ use tonic_types::StatusExt as _;
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Next, refuse},
+    layers::OWN_SERVICES,
 };
 use crate::{contract::text::sanitized, status};
 
@@ -89,8 +90,8 @@ impl Layer {
             .map(|(service, _)| service);
         let is_served = |name: &&str| self.services.iter().any(|served| served == name);
         match service.filter(is_served) {
-            // Third-party services check their methods themselves.
-            Some(name) if name.starts_with("grpc.") => Ok(()),
+            // Health and reflection check their methods themselves.
+            Some(name) if OWN_SERVICES.contains(&name) => Ok(()),
             Some(name) => Err(status::unimplemented(
                 UNKNOWN_METHOD,
                 format!(

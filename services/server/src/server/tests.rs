@@ -304,3 +304,17 @@ fn a_server_with_settings_out_of_bounds_does_not_start() {
         "{error}"
     );
 }
+
+#[test]
+fn what_would_panic_or_fail_open_is_refused_at_the_start() {
+    let refused = |server: Server| match server.into_service() {
+        Ok(_) => panic!("the server starts"),
+        Err(error) => error.to_string(),
+    };
+    let orders = || Server::new("order").service(fixture::Orders::default());
+    assert!(refused(orders().service(fixture::Orders::default())).contains("mounted twice"));
+    let open = orders().contract(proto::SCHEMA).unwrap();
+    assert!(refused(open).contains("does not authenticate callers"));
+    let health = HealthServer::new(HealthService(crate::Health::new()));
+    assert!(refused(orders().service(health)).contains("served by the server itself"));
+}
