@@ -3,6 +3,7 @@
 mod admission;
 mod authentication;
 mod authorization;
+mod built_in;
 mod call;
 mod cancellation;
 mod connections;
@@ -30,6 +31,7 @@ mod validation;
 use std::{convert::Infallible, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
+use built_in::BUILT_IN;
 pub use call::{Call, Layer, Next, Stack, refuse};
 use connections::Port;
 pub(crate) use connections::{ConnectionLimit, detect};
@@ -205,7 +207,7 @@ impl Server {
         S::Future: Send + 'static,
     {
         // A second service of the same name is reported at the start.
-        if !self.mounted.contains(&S::NAME) && !layers::OWN_SERVICES.contains(&S::NAME) {
+        if !self.mounted.contains(&S::NAME) && !BUILT_IN.contains(&S::NAME) {
             self.routes.add_service(service);
         }
         self.mounted.push(S::NAME);
@@ -278,7 +280,7 @@ impl Server {
     fn check_mounted(&self) -> anyhow::Result<()> {
         for (place, name) in self.mounted.iter().enumerate() {
             anyhow::ensure!(
-                !layers::OWN_SERVICES.contains(name),
+                !BUILT_IN.contains(name),
                 "{name} is served by the server itself and must not be mounted"
             );
             anyhow::ensure!(!self.mounted[..place].contains(name), "{name} is mounted twice");

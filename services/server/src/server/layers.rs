@@ -11,13 +11,6 @@ use super::{
 };
 use crate::{Contract, health::HealthService};
 
-/// The services that the server serves itself.
-pub(super) const OWN_SERVICES: [&str; 3] = [
-    HealthServer::<HealthService>::NAME,
-    reflection::SERVICES[0],
-    reflection::SERVICES[1],
-];
-
 impl Server {
     /// Every request passes through these layers, from top to bottom.
     pub(super) fn layers(&self) -> Vec<Arc<dyn Layer>> {

@@ -14,8 +14,8 @@ use tonic_types::StatusExt as _;
 
 use super::{
     Response,
+    built_in::BUILT_IN,
     call::{Call, Layer as CallLayer, Next, refuse},
-    layers::OWN_SERVICES,
 };
 use crate::{contract::text::sanitized, status};
 
@@ -91,7 +91,7 @@ impl Layer {
         let is_served = |name: &&str| self.services.iter().any(|served| served == name);
         match service.filter(is_served) {
             // Health and reflection check their methods themselves.
-            Some(name) if OWN_SERVICES.contains(&name) => Ok(()),
+            Some(name) if BUILT_IN.contains(&name) => Ok(()),
             Some(name) => Err(status::unimplemented(
                 UNKNOWN_METHOD,
                 format!(
