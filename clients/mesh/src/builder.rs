@@ -189,6 +189,11 @@ mod tests {
     async fn a_policy_for_an_unknown_or_unsafe_method_is_an_error() {
         for (methods, policy, found) in [
             ("a.B/Got", timeout(1), "a.B/Got is not in the contract"),
+            ("a.B/G*", timeout(1), "`a.B/G*` is neither"),
+            ("a.*", timeout(1), "`a.*` is neither"),
+            ("*/Get", timeout(1), "`*/Get` is neither"),
+            ("", timeout(1), "`` is neither"),
+            ("a.B/", timeout(1), "`a.B/` is neither"),
             (
                 "a.B",
                 CallPolicy::new().retry(Retry::new(3)),

@@ -85,27 +85,47 @@ impl CallPolicy {
 /// The policies of a channel's methods. As in a service config, the policy of a method takes precedence over that of
 /// its service, and this over that of all methods; they are not merged.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct CallPolicies(ServiceConfig);
+pub(crate) struct CallPolicies {
+    config: ServiceConfig,
+    /// The first name that is not one.
+    invalid: Option<String>,
+}
 
 impl CallPolicies {
-    /// `methods`: `greeter.v1.Greeter/SayHello`, `greeter.v1.Greeter` or `*`; a `/` in front is ignored.
+    /// `methods`: `greeter.v1.Greeter/SayHello`, `greeter.v1.Greeter` or `greeter.v1.Greeter/*`, or `*`; a `/` in front is ignored.
     pub(crate) fn add(&mut self, methods: &str, policy: CallPolicy) {
-        let methods = methods.trim_start_matches('/');
-        let (service, method) = methods.split_once('/').unwrap_or((methods, ""));
-        let name = Name {
-            service: service.trim_matches('*').to_owned(),
-            method: method.trim_matches('*').to_owned(),
+        let path = methods.trim_start_matches('/');
+        let (service, method) = match path.split_once('/') {
+            None if path == "*" => ("", ""),
+            None => (path, ""),
+            Some((service, "*")) => (service, ""),
+            Some(both) => both,
         };
-        for earlier in &mut self.0.method_config {
+        let is_name = |name: &str| !name.contains(['*', '/']);
+        let is_empty = service.is_empty() && path != "*" || path.ends_with('/');
+        if is_empty || !is_name(service) || !is_name(method) {
+            self.invalid.get_or_insert_with(|| methods.to_owned());
+            return;
+        }
+        let name = Name {
+            service: service.to_owned(),
+            method: method.to_owned(),
+        };
+        for earlier in &mut self.config.method_config {
             earlier.name.retain(|other| *other != name);
         }
-        self.0.method_config.push(MethodConfig {
+        self.config.method_config.push(MethodConfig {
             name: vec![name],
             ..policy.config
         });
     }
 
     pub(crate) fn config(&self) -> &ServiceConfig {
-        &self.0
+        &self.config
+    }
+
+    /// The first name of methods that is not one.
+    pub(crate) fn invalid(&self) -> Option<&str> {
+        self.invalid.as_deref()
     }
 }

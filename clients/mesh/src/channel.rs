@@ -5,7 +5,7 @@ mod tokens;
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     task::{Context as Task, Poll},
 };
 
@@ -65,6 +65,9 @@ struct Shared {
     metrics: Arc<Metrics>,
     tokens: Tokens,
     supervisor: AbortHandle,
+    concurrency_limit: Arc<ConcurrencyLimit>,
+    /// Follows the file of the service config.
+    config_watch: OnceLock<AbortHandle>,
 }
 
 impl Channel {
@@ -104,6 +107,7 @@ impl Channel {
         });
         let metrics = Arc::new(Metrics::new(&options.service, &options.target));
         let concurrency_limit = Arc::new(ConcurrencyLimit::new(tuning.max_in_flight, tuning.max_waiting));
+        concurrency_limit.set_routed(config.routes.is_some());
         let demand = Arc::new(Demand::default());
         let (publish, published) = watch::channel(Arc::new(Published::default()));
         let balance = Balance {
@@ -129,7 +133,7 @@ impl Channel {
             channel_info,
             publish,
             demand,
-            concurrency_limit,
+            concurrency_limit: Arc::clone(&concurrency_limit),
             ejections: Arc::clone(&ejections),
             health_service: health_service.clone(),
             subset: Subset::default(),
@@ -146,12 +150,15 @@ impl Channel {
             health_service,
             metrics: Arc::clone(&metrics),
             supervisor: runtime.spawn(supervisor.run(target)).abort_handle(),
+            concurrency_limit,
+            config_watch: OnceLock::new(),
         };
         let stack = stack(balance, &shared, &tuning, &metrics);
         let shared = Arc::new(shared);
         if let Some(file) = file {
             let channel = Arc::downgrade(&shared);
-            runtime.spawn(file.watch(move |json| Some(channel.upgrade()?.reconfigure(json))));
+            let watching = file.watch(move |json| Some(channel.upgrade()?.reconfigure(json)));
+            let _ = shared.config_watch.set(runtime.spawn(watching).abort_handle());
         }
         Ok(Channel { shared, stack })
     }
@@ -272,6 +279,7 @@ impl Shared {
         }
         let methods = methods(&self.options, &self.policies, &config)?;
         self.budgets.set_throttling(throttling(&config));
+        self.concurrency_limit.set_routed(config.routes.is_some());
         self.ejections
             .set_outlier_detection(config.outlier_detection.clone());
         *self.methods.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(methods);
@@ -317,5 +325,8 @@ impl fmt::Debug for Channel {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.supervisor.abort();
+        if let Some(watching) = self.config_watch.get() {
+            watching.abort();
+        }
     }
 }

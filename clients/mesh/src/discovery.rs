@@ -155,10 +155,13 @@ impl Target {
     }
 }
 
-/// Whether traffic to `target` crosses the network in plaintext: it leaves this machine, and without TLS. `false`
-/// for an invalid target, to which nothing is sent.
-pub fn is_exposed(target: &str) -> bool {
-    let exposed = |uri: &str| Address::parse(uri.trim()).is_ok_and(|address| address.is_exposed());
+/// Whether traffic to `target` crosses the network in plaintext: it leaves this machine, and without TLS. Through a
+/// proxy (`proxied`) all traffic leaves it. `false` for an invalid target, to which nothing is sent.
+pub fn is_exposed(target: &str, proxied: bool) -> bool {
+    let exposed = |uri: &str| {
+        let address = Address::parse(uri.trim());
+        address.is_ok_and(|address| address.scheme != Scheme::HTTPS && (proxied || !address.is_loopback()))
+    };
     match target.split_once(':') {
         Some(("static" | "dns", list)) => list.split(',').any(exposed),
         Some(("k8s", list)) => list.split(',').any(|uri| uri.trim().starts_with("http://")),
@@ -180,13 +183,12 @@ fn names<T>(list: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec
 }
 
 impl Address {
-    fn is_exposed(&self) -> bool {
-        let loopback = match self.host.parse::<IpAddr>() {
+    fn is_loopback(&self) -> bool {
+        match self.host.parse::<IpAddr>() {
             Ok(address) => address.to_canonical().is_loopback(),
             // RFC 6761, section 6.3: the name and its subdomains are loopback names.
             Err(_) => &*self.host == "localhost" || self.host.ends_with(".localhost"),
-        };
-        self.scheme != Scheme::HTTPS && !loopback
+        }
     }
 
     fn parse(text: &str) -> Result<Address, String> {
@@ -292,7 +294,10 @@ mod tests {
             "k8s:http://payment.weft:grpc",
             "k8s:https://payment.weft:grpc, http://payment-canary.weft:grpc",
         ] {
-            assert!(is_exposed(exposed), "{exposed}");
+            assert!(
+                is_exposed(exposed, false) && is_exposed(exposed, true),
+                "{exposed}"
+            );
         }
         for safe in [
             "static:http://127.0.0.1:7102,http://[::1]:7103,http://[::ffff:127.0.0.1]:1",
@@ -302,7 +307,7 @@ mod tests {
             "k8s:https://payment.weft:grpc",
             "unix:/run/payment.sock",
         ] {
-            assert!(!is_exposed(safe), "{safe}");
+            assert!(!is_exposed(safe, false), "{safe}");
         }
     }
 
@@ -343,6 +348,8 @@ mod tests {
             ("static:a:1", "http://"),
             ("static:http://a", "port"),
             ("static:ftp://a:1", "http://"),
+            ("dns:HTTPS://a:1", "lower case"),
+            ("unix:/run/a.sock;version=v2", "labels"),
             ("dns:http://a:1/path", "path"),
             ("static:http://a:1;zone=", "zone"),
             ("static:http://a:1;version", "label"),

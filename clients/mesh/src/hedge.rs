@@ -78,7 +78,13 @@ where
                 destination,
                 request,
             } = call;
-            let replay = Replay::buffer(request, limit).await?;
+            // A method that the contract does not describe may be a stream, whose end must not be waited for.
+            let declared = method.policy.as_ref().is_some_and(|policy| policy.declared);
+            let replay = if declared {
+                Replay::buffer(request, limit).await?
+            } else {
+                Replay::buffer_if_complete(request, limit).await?
+            };
             budget.record_call();
             let template = Attempt {
                 method: Arc::clone(&method),

@@ -235,6 +235,10 @@ impl Layer {
                 delay: hedging.hedging_delay,
                 non_fatal_codes: hedging.non_fatal_status_codes.clone(),
             });
+            if matches!(self.origin, Origin::Application) {
+                policy.retry = None;
+                method.sources.retry = source("hedgingPolicy");
+            }
             method.sources.hedging = source("hedgingPolicy");
             if !policy.declared {
                 policy.idempotency = Idempotency::NoSideEffects;

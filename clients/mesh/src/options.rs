@@ -56,6 +56,14 @@ impl ChannelOptions {
                 reason,
             });
         }
+        if let Some(methods) = self.call_policies.invalid() {
+            return Err(Error::Setting {
+                setting: "policy".to_owned(),
+                reason: format!(
+                    "`{methods}` is neither `package.Service/Method` nor `package.Service` nor `*`"
+                ),
+            });
+        }
         if self.service_config_file.is_some() && self.tuning.service_config.is_some() {
             return Err(Error::Setting {
                 setting: "service_config_file".to_owned(),

@@ -5,8 +5,8 @@
 use std::{borrow::Cow, time::Duration};
 
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, ExtensionDescriptor, FileDescriptor, MethodDescriptor, ReflectMessage,
-    ServiceDescriptor, Value,
+    DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, FileDescriptor, MethodDescriptor,
+    ReflectMessage, ServiceDescriptor, Value,
 };
 use tonic::Code;
 
@@ -18,20 +18,37 @@ const EXTENSION: &str = "mesh.v1.policy";
 const OPTIONS_FILE: &str = "mesh/v1/policy.proto";
 /// The option of a value of `mesh.v1.RetryClass` that holds the retries of the class.
 const RETRIES: &str = "mesh.v1.retries";
-/// The fields of `mesh.v1.MethodPolicy`.
-const OPTIONS: [&str; 11] = [
-    "timeout",
-    "retry",
-    "retry_class",
-    "hedging",
-    "criticality",
-    "role_names",
-    "callers",
-    "rate_limit_class",
-    "audited",
-    "anonymous",
-    "max_streams",
+/// The fields of `mesh.v1.MethodPolicy`, and whether a value has the type that is read.
+const OPTIONS: [(&str, HasType); 11] = [
+    ("timeout", is_message),
+    ("retry", is_message),
+    ("retry_class", is_enum),
+    ("hedging", is_message),
+    ("criticality", is_enum),
+    ("role_names", is_texts),
+    ("callers", is_texts),
+    ("rate_limit_class", is_enum),
+    ("audited", |value| value.as_bool().is_some()),
+    ("anonymous", |value| value.as_bool().is_some()),
+    ("max_streams", |value| value.as_u32().is_some()),
 ];
+
+type HasType = fn(&Value) -> bool;
+
+fn is_message(value: &Value) -> bool {
+    value
+        .as_message()
+        .is_some_and(|message| message.unknown_fields().next().is_none())
+}
+
+fn is_enum(value: &Value) -> bool {
+    value.as_enum_number().is_some()
+}
+
+fn is_texts(value: &Value) -> bool {
+    let texts = |list: &[Value]| list.iter().all(|value| value.as_str().is_some());
+    value.as_list().is_some_and(texts)
+}
 
 pub(super) fn read(encoded: &[u8], required: Required) -> Result<Policies, Error> {
     let pool = DescriptorPool::decode(encoded).map_err(Error::Descriptors)?;
@@ -138,15 +155,27 @@ fn method_policy(
     }
 }
 
-/// Options that are set and that this crate does not know: ignoring them could open a method to more callers.
+/// Options that are set and cannot be read: ignoring them could open a method to more callers.
 fn unsupported_options(declared: &DynamicMessage) -> Vec<String> {
-    let set = declared.fields().map(|(field, _)| field.name().to_owned());
-    set.filter(|name| !OPTIONS.contains(&name.as_str()))
-        .map(|name| match name.as_str() {
-            "roles" => "roles: is replaced by role_names".to_owned(),
-            name => format!("{name}: is not supported"),
-        })
-        .collect()
+    let unsupported = |(field, value): (FieldDescriptor, &Value)| {
+        let name = field.name();
+        match OPTIONS.iter().find(|(known, _)| *known == name) {
+            Some((_, has_type)) if has_type(value) => None,
+            Some(_) => Some(format!(
+                "{name}: has another type than in Weft's mesh/v1/policy.proto"
+            )),
+            None if name == "roles" => Some("roles: is replaced by role_names".to_owned()),
+            None => Some(format!("{name}: is not supported")),
+        }
+    };
+    let mut errors: Vec<_> = declared.fields().filter_map(unsupported).collect();
+    if let Some(field) = declared.unknown_fields().next() {
+        let number = field.number();
+        errors.push(format!(
+            "the field {number} is not in the contract's own mesh/v1/policy.proto"
+        ));
+    }
+    errors
 }
 
 fn from_descriptor(method: &MethodDescriptor, timeout: Duration) -> MethodPolicy {

@@ -154,3 +154,18 @@ fn a_contract_whose_options_were_lost_is_an_error() {
         ["good.proto imports mesh/v1/policy.proto, and no method has (mesh.v1.policy)"]
     );
 }
+
+/// A contract may bring a `mesh/v1/policy.proto` of its own.
+#[test]
+fn access_rules_of_another_type_are_an_error() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/contracts/foreign");
+    let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    let mut compiler = protox::Compiler::new([folder, proto.join("third_party")]).unwrap();
+    compiler.include_imports(true).open_file("service.proto").unwrap();
+    let Err(Error::Contract(errors)) = Policies::from_descriptors(&compiler.encode_file_descriptor_set())
+    else {
+        panic!("the roles cannot be read")
+    };
+    let wrong = "role_names: has another type than in Weft's mesh/v1/policy.proto";
+    assert_eq!(errors, [format!("foreign.v1.Service.Get: {wrong}")]);
+}

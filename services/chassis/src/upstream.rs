@@ -43,7 +43,8 @@ impl Upstream {
             "must hold no user and no password",
         );
         violations.require(
-            self.tuning.bearer != mesh::BearerTokens::Secured || !mesh::is_exposed(&self.target),
+            self.tuning.bearer != mesh::BearerTokens::Secured
+                || !mesh::is_exposed(&self.target, self.tuning.proxy.is_some()),
             "tuning.bearer",
             format!(
                 "must be `plaintext` or `never` for {}: calls carry tokens, which cross the network in the clear; \

@@ -17,7 +17,9 @@ impl Tokens {
     pub(super) fn new(options: &ChannelOptions) -> Tokens {
         match options.tuning.bearer {
             BearerTokens::Never => Tokens::Withhold,
-            BearerTokens::Secured if is_exposed(&options.target) => Tokens::Refuse,
+            BearerTokens::Secured if is_exposed(&options.target, options.tuning.proxy.is_some()) => {
+                Tokens::Refuse
+            }
             BearerTokens::Secured | BearerTokens::Plaintext => Tokens::Send,
         }
     }
@@ -65,6 +67,20 @@ mod tests {
             (near, BearerTokens::Never, Some(false)),
         ] {
             assert_eq!(outcome(target, bearer), expected, "{target} {bearer:?}");
+        }
+    }
+
+    #[test]
+    fn through_a_proxy_a_token_needs_tls_for_every_target() {
+        for (target, sent) in [
+            ("static:http://127.0.0.1:1", false),
+            ("static:https://127.0.0.1:1", true),
+        ] {
+            let mut options = ChannelOptions::new(target, "a", "b");
+            options.tuning.proxy = Some("http://proxy:3128".parse().unwrap());
+            let context = Context::new().with_bearer("t");
+            let context = Tokens::new(&options).apply(context, &HeaderMap::new());
+            assert_eq!(context.is_ok(), sent, "{target}");
         }
     }
 

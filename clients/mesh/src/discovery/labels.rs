@@ -84,6 +84,15 @@ impl LabelledUri<'_> {
             Some((uri, rest)) => (uri, Some(rest)),
             None => (text, None),
         };
+        // Schemes are compared as they are written.
+        if uri
+            .split_once("://")
+            .is_some_and(|(scheme, _)| scheme.contains(|c: char| c.is_ascii_uppercase()))
+        {
+            return Err(format!(
+                "`{text}` must begin with http:// or https://, in lower case"
+            ));
+        }
         let (mut zone, mut labels) = (None, Vec::new());
         for part in rest.into_iter().flat_map(|rest| rest.split(';')) {
             match part.split_once('=') {

@@ -15,6 +15,9 @@ pub(super) fn parse(text: &str) -> Result<Address, String> {
         Some(path) => path,
         None => text,
     };
+    if path.contains(';') {
+        return Err("must have no labels and no zone, and no `;` in its path".to_owned());
+    }
     check(path)?;
     Ok(Address {
         scheme: Scheme::HTTP,

@@ -1,6 +1,6 @@
 //! The limit of calls in flight, and a bounded queue of calls waiting for one of them to end.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, futures::Notified};
 
@@ -11,6 +11,8 @@ pub(crate) struct ConcurrencyLimit {
     max_waiting: usize,
     waiting: AtomicUsize,
     released: Notify,
+    /// Whether calls wait for different groups of endpoints.
+    routed: AtomicBool,
 }
 
 impl ConcurrencyLimit {
@@ -21,6 +23,7 @@ impl ConcurrencyLimit {
             max_waiting,
             waiting: AtomicUsize::new(0),
             released: Notify::new(),
+            routed: AtomicBool::new(false),
         }
     }
 
@@ -28,9 +31,19 @@ impl ConcurrencyLimit {
         self.max_in_flight
     }
 
-    /// Wakes one waiting call, because a call has ended.
+    /// Whether calls are routed: then a call that is woken may wait for another endpoint than the released one.
+    pub(crate) fn set_routed(&self, routed: bool) {
+        self.routed.store(routed, Ordering::Relaxed);
+    }
+
+    /// Wakes one waiting call, because a call has ended; all of them if calls are routed.
     pub(crate) fn release(&self) {
-        if self.waiting.load(Ordering::Relaxed) > 0 {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        if self.routed.load(Ordering::Relaxed) {
+            self.released.notify_waiters();
+        } else {
             self.released.notify_one();
         }
     }

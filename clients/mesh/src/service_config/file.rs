@@ -17,6 +17,8 @@ pub(crate) struct File {
     path: PathBuf,
     content: String,
     modified: Option<SystemTime>,
+    /// The last failure that was logged.
+    failure: Option<String>,
 }
 
 impl File {
@@ -31,6 +33,7 @@ impl File {
             path: path.to_owned(),
             content,
             modified,
+            failure: None,
         })
     }
 
@@ -55,6 +58,7 @@ impl File {
                     Some(Ok(())) => {
                         tracing::info!(file.path = %self.path.display(), "the service config has changed");
                         self.content = content;
+                        self.failure = None;
                     }
                     Some(Err(error)) => self.log_unusable(&error),
                     None => return,
@@ -64,12 +68,20 @@ impl File {
         }
     }
 
-    fn log_unusable(&self, error: &dyn std::error::Error) {
+    /// Each failure is logged once, and the file is read again at the next check: its permissions may change without its
+    /// modification time, and so may the rest of a file that is being written.
+    fn log_unusable(&mut self, error: &dyn std::error::Error) {
+        self.modified = None;
+        let failure = error.to_string();
+        if self.failure.as_ref() == Some(&failure) {
+            return;
+        }
         tracing::error!(
             file.path = %self.path.display(),
-            error.message = %error,
+            error.message = failure,
             "the service config cannot be used: the last good one stays"
         );
+        self.failure = Some(failure);
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) fn bearer_tokens(
     options: &TlsOptions,
     addresses: &[Address],
 ) -> Result<mesh::BearerTokens, Failure> {
-    let exposed = |address: &&Address| mesh::is_exposed(&format!("static:{}", address.url));
+    let exposed = |address: &&Address| mesh::is_exposed(&format!("static:{}", address.url), false);
     match addresses.iter().find(exposed) {
         Some(Address { url, .. }) if !options.allow_plaintext => Err(Failure::Usage(format!(
             "the token would go to {url} in the clear: use https://, or allow it with --allow-plaintext"
