@@ -2,53 +2,24 @@
 //!
 //! Options are read by the names of their fields, so that any version of `mesh/v1/policy.proto` can be read.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, FileDescriptor, MethodDescriptor,
-    ReflectMessage, ServiceDescriptor, Value,
+    DescriptorPool, DynamicMessage, ExtensionDescriptor, FileDescriptor, MethodDescriptor, ReflectMessage,
+    ServiceDescriptor, Value,
 };
 use tonic::Code;
 
 use super::{
     Criticality, Error, Hedging, Idempotency, MethodPolicy, Policies, RateLimitClass, Required, Retry,
+    options::{Options, unsupported_options},
+    rules::broken_rules,
 };
 
 const EXTENSION: &str = "mesh.v1.policy";
 const OPTIONS_FILE: &str = "mesh/v1/policy.proto";
 /// The option of a value of `mesh.v1.RetryClass` that holds the retries of the class.
 const RETRIES: &str = "mesh.v1.retries";
-/// The fields of `mesh.v1.MethodPolicy`, and whether a value has the type that is read.
-const OPTIONS: [(&str, HasType); 11] = [
-    ("timeout", is_message),
-    ("retry", is_message),
-    ("retry_class", is_enum),
-    ("hedging", is_message),
-    ("criticality", is_enum),
-    ("role_names", is_texts),
-    ("callers", is_texts),
-    ("rate_limit_class", is_enum),
-    ("audited", |value| value.as_bool().is_some()),
-    ("anonymous", |value| value.as_bool().is_some()),
-    ("max_streams", |value| value.as_u32().is_some()),
-];
-
-type HasType = fn(&Value) -> bool;
-
-fn is_message(value: &Value) -> bool {
-    value
-        .as_message()
-        .is_some_and(|message| message.unknown_fields().next().is_none())
-}
-
-fn is_enum(value: &Value) -> bool {
-    value.as_enum_number().is_some()
-}
-
-fn is_texts(value: &Value) -> bool {
-    let texts = |list: &[Value]| list.iter().all(|value| value.as_str().is_some());
-    value.as_list().is_some_and(texts)
-}
 
 pub(super) fn read(encoded: &[u8], required: Required) -> Result<Policies, Error> {
     let pool = DescriptorPool::decode(encoded).map_err(Error::Descriptors)?;
@@ -153,29 +124,6 @@ fn method_policy(
     } else {
         Err(errors)
     }
-}
-
-/// Options that are set and cannot be read: ignoring them could open a method to more callers.
-fn unsupported_options(declared: &DynamicMessage) -> Vec<String> {
-    let unsupported = |(field, value): (FieldDescriptor, &Value)| {
-        let name = field.name();
-        match OPTIONS.iter().find(|(known, _)| *known == name) {
-            Some((_, has_type)) if has_type(value) => None,
-            Some(_) => Some(format!(
-                "{name}: has another type than in Weft's mesh/v1/policy.proto"
-            )),
-            None if name == "roles" => Some("roles: is replaced by role_names".to_owned()),
-            None => Some(format!("{name}: is not supported")),
-        }
-    };
-    let mut errors: Vec<_> = declared.fields().filter_map(unsupported).collect();
-    if let Some(field) = declared.unknown_fields().next() {
-        let number = field.number();
-        errors.push(format!(
-            "the field {number} is not in the contract's own mesh/v1/policy.proto"
-        ));
-    }
-    errors
 }
 
 fn from_descriptor(method: &MethodDescriptor, timeout: Duration) -> MethodPolicy {
@@ -290,137 +238,4 @@ fn retries_of_class(class: i32, policy: &DynamicMessage) -> Option<DynamicMessag
         return None;
     }
     options.get_extension(&retries).as_message().cloned()
-}
-
-/// The fields of a message of options, by name. A field that the contract's version of the message does not have,
-/// or has with another type, reads as not set.
-struct Options<'a>(&'a DynamicMessage);
-
-impl Options<'_> {
-    fn get(&self, field: &str) -> Option<Cow<'_, Value>> {
-        self.0.get_field_by_name(field)
-    }
-
-    fn message(&self, field: &str) -> Option<DynamicMessage> {
-        if !self.0.has_field_by_name(field) {
-            return None;
-        }
-        self.get(field)?.as_message().cloned()
-    }
-
-    fn number(&self, field: &str) -> i32 {
-        self.get(field)
-            .and_then(|value| value.as_enum_number())
-            .unwrap_or_default()
-    }
-
-    fn count(&self, field: &str) -> u32 {
-        self.get(field)
-            .and_then(|value| value.as_u32())
-            .unwrap_or_default()
-    }
-
-    fn decimal(&self, field: &str) -> f64 {
-        self.get(field)
-            .and_then(|value| value.as_f32())
-            .map_or(0.0, f64::from)
-    }
-
-    fn flag(&self, field: &str) -> bool {
-        self.get(field)
-            .and_then(|value| value.as_bool())
-            .unwrap_or_default()
-    }
-
-    fn texts(&self, field: &str) -> Vec<String> {
-        let value = self.get(field);
-        let list = value.as_deref().and_then(Value::as_list).unwrap_or_default();
-        list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-    }
-
-    /// `None` if a number is not a status code.
-    fn codes(&self, field: &str) -> Option<Vec<Code>> {
-        let value = self.get(field);
-        let list = value.as_deref().and_then(Value::as_list).unwrap_or_default();
-        let code = |value: &Value| {
-            let number = value.as_enum_number()?;
-            (0..=16).contains(&number).then(|| Code::from_i32(number))
-        };
-        list.iter().map(code).collect()
-    }
-
-    /// A negative or unreadable duration counts as zero, which [`broken_rules`] then reports.
-    fn duration(&self, field: &str) -> Option<Duration> {
-        if !self.0.has_field_by_name(field) {
-            return None;
-        }
-        let value = self.get(field)?;
-        let declared: prost_types::Duration = value.as_message()?.transcode_to().ok()?;
-        Duration::try_from(declared).ok()
-    }
-}
-
-/// Checks the rules for policies from any source.
-pub(super) fn broken_rules(policy: &MethodPolicy) -> Vec<String> {
-    let mut errors = Vec::new();
-    let mut rule = |holds: bool, error: &str| {
-        if !holds {
-            errors.push(error.to_owned());
-        }
-    };
-    rule(!policy.timeout.is_zero(), "timeout: must be more than zero");
-    if let Some(retry) = &policy.retry {
-        rule(
-            (2..=5).contains(&retry.max_attempts),
-            "retry.max_attempts: must be 2 to 5",
-        );
-        rule(
-            !retry.initial_backoff.is_zero(),
-            "retry.initial_backoff: must be more than zero",
-        );
-        rule(
-            retry.max_backoff >= retry.initial_backoff,
-            "retry.max_backoff: must not be less than initial_backoff",
-        );
-        rule(
-            retry.backoff_multiplier > 0.0,
-            "retry.backoff_multiplier: must be more than zero",
-        );
-        rule(
-            !retry.retryable_codes.is_empty(),
-            "retry.retryable_codes: must not be empty",
-        );
-        rule(
-            !retry.retryable_codes.contains(&Code::Ok),
-            "retry.retryable_codes: must not hold OK",
-        );
-        rule(
-            retry.attempt_timeout.is_none_or(|timeout| !timeout.is_zero()),
-            "retry.attempt_timeout: must be more than zero",
-        );
-        rule(
-            policy.repeatable(),
-            "retry: needs an idempotency_level or a request_id in the request",
-        );
-        rule(
-            !policy.client_streaming,
-            "retry: a client stream is not buffered and cannot be sent again",
-        );
-    }
-    if let Some(hedging) = &policy.hedging {
-        rule(
-            (2..=5).contains(&hedging.max_attempts),
-            "hedging.max_attempts: must be 2 to 5",
-        );
-        rule(!hedging.delay.is_zero(), "hedging.delay: must be more than zero");
-        rule(
-            policy.idempotency == Idempotency::NoSideEffects,
-            "hedging: needs NO_SIDE_EFFECTS",
-        );
-        rule(
-            !policy.client_streaming && !policy.server_streaming,
-            "hedging: for unary methods only",
-        );
-    }
-    errors
 }

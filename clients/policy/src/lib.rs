@@ -6,6 +6,8 @@
 #![warn(missing_docs)]
 
 mod descriptors;
+mod options;
+mod rules;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -279,7 +281,7 @@ impl MethodPolicy {
 
     /// Every rule that the policy breaks, as `field: rule`; empty for one that can be used.
     pub fn errors(&self) -> Vec<String> {
-        descriptors::broken_rules(self)
+        rules::broken_rules(self)
     }
 
     /// Whether a call may be sent again although it may have been executed.
