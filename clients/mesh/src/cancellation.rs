@@ -28,7 +28,7 @@ pub(crate) fn cancellable(
     policy: Option<&MethodPolicy>,
     request: Request<Body>,
 ) -> (Request<Body>, Option<Cancellation>) {
-    if policy.is_some_and(|policy| policy.declared && !policy.client_streaming) {
+    if policy.is_some_and(|policy| policy.has_known_shape() && !policy.client_streaming) {
         return (request, None);
     }
     let (sender, cancelled) = oneshot::channel();

@@ -79,8 +79,8 @@ where
                 request,
             } = call;
             // A method that the contract does not describe may be a stream, whose end must not be waited for.
-            let declared = method.policy.as_ref().is_some_and(|policy| policy.declared);
-            let replay = if declared {
+            let policy = method.policy.as_ref();
+            let replay = if policy.is_some_and(|policy| policy.has_known_shape()) {
                 Replay::buffer(request, limit).await?
             } else {
                 Replay::buffer_if_complete(request, limit).await?

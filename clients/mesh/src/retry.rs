@@ -82,8 +82,8 @@ where
         let budget = Arc::clone(budgets.get(call.method.criticality()));
         Box::pin(async move {
             let policy = call.method.policy.as_deref();
-            let unary = policy.is_some_and(|policy| policy.declared && !policy.client_streaming);
-            let unknown = policy.is_some_and(|policy| !policy.declared);
+            let unary = policy.is_some_and(|policy| policy.has_known_shape() && !policy.client_streaming);
+            let unknown = policy.is_some_and(|policy| !policy.has_known_shape());
             let Call {
                 method,
                 context,

@@ -284,6 +284,12 @@ impl MethodPolicy {
         rules::broken_rules(self)
     }
 
+    /// Whether [`client_streaming`](MethodPolicy::client_streaming) and `server_streaming` are known: from a
+    /// contract, with or without a policy.
+    pub fn has_known_shape(&self) -> bool {
+        self.declared || !self.input.is_empty()
+    }
+
     /// Whether a call may be sent again although it may have been executed.
     pub fn repeatable(&self) -> bool {
         self.idempotency != Idempotency::Unknown || self.has_request_id

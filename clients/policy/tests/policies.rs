@@ -116,6 +116,7 @@ fn methods_without_options_have_defaults_and_wrong_options_are_errors() {
     let policies = Policies::from_descriptors(&plain).unwrap();
     let hello = policies.method("/greeter.v1.GreeterService/SayHello").unwrap();
     assert!(!hello.declared && !hello.repeatable() && hello.retry.is_none());
+    assert!(hello.has_known_shape(), "the contract describes it");
     let hellos = policies.method("/greeter.v1.GreeterService/SayHellos").unwrap();
     assert!(hellos.server_streaming && hellos.repeatable());
     let Err(Error::Contract(errors)) = Policies::from_descriptors(&compile("bad.proto")) else {
